@@ -1,0 +1,72 @@
+"""Names to implementations: methods, models and data sets register themselves here by decorator."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from sdkd_plugin.errors import unknown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered implementation and what it declared about itself."""
+
+    name: str
+    build: Callable
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Where the implementation stands, as file:line."""
+        code = getattr(self.build, "__init__", self.build) if isinstance(self.build, type) else self.build
+        code = getattr(code, "__code__", None)
+        return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.build)
+
+
+class Registry:
+    """A dict of entries that refuses duplicates and names the nearest entry when one is missing."""
+
+    def __init__(self, kind: str, where: str, package: str):
+        self.kind, self.where, self.package = kind, where, package
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str, **info: Any) -> Callable[[Callable], Callable]:
+        """Returns a decorator that files a class or function under `name`; `info` is kept beside it.
+
+        Raises:
+            KeyError: the name is taken; both places are named.
+        """
+
+        def add(build: Callable) -> Callable:
+            entry = Entry(name, build, info)
+            if name in self._entries:
+                raise KeyError(f"{self.kind} {name!r} is registered twice: {self._entries[name].place} and {entry.place}")
+            self._entries[name] = entry
+            return build
+
+        return add
+
+    def __getitem__(self, name: str) -> Entry:
+        """Raises UserError, naming the nearest known name, when nothing is registered under `name`."""
+        self.load()
+        if name not in self._entries:
+            raise unknown(self.kind, name, self._entries, self.where)
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[Entry]:
+        self.load()
+        return iter([self._entries[name] for name in sorted(self._entries)])
+
+    def load(self) -> None:
+        """Imports every module of the registry's package, so that each file registers itself."""
+        package: ModuleType = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            importlib.import_module(module.name)
+
+
+METHODS = Registry("method", "DISTILLER.TYPE", "sdkd_plugin.distillers")
+MODELS = Registry("model", "DISTILLER.TEACHER or DISTILLER.STUDENT", "sdkd_plugin.models")
+DATASETS = Registry("data set", "DATASET.TYPE", "sdkd_plugin.data")
