@@ -132,7 +132,11 @@ def check_config(cfg: CN) -> None:
         if not (low is None or flat[key] >= low) or not (high is None or flat[key] <= high):
             raise UserError(f"{key} is {flat[key]}; allowed: from {low} to {'any' if high is None else high}")
     for key in ("DATASET.MEAN", "DATASET.STD"):
-        if len(flat[key]) != 3 or not all(isinstance(v, (int, float)) for v in flat[key]) or (key.endswith("STD") and min(flat[key]) <= 0):
+        if (
+            len(flat[key]) != 3
+            or not all(isinstance(v, (int, float)) for v in flat[key])
+            or (key.endswith("STD") and min(flat[key]) <= 0)
+        ):
             raise UserError(f"{key} is {flat[key]}; allowed: three numbers, one per channel (STD: above 0)")
     if cfg.DATASET.VAL_FRACTION < 0:
         raise UserError(f"DATASET.VAL_FRACTION is {cfg.DATASET.VAL_FRACTION}; allowed: from 0 to below 1")
@@ -181,7 +185,9 @@ def _read_yaml(path: str | Path) -> dict:
     try:
         tree = yaml.safe_load(Path(path).read_text())
     except OSError as error:
-        raise UserError(f"config file {str(path)!r} cannot be read: {error.strerror}; see configs/ for those that exist") from error
+        raise UserError(
+            f"config file {str(path)!r} cannot be read: {error.strerror}; see configs/ for those that exist"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"config file {str(path)!r} is no valid yaml: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
@@ -190,6 +196,9 @@ def _read_yaml(path: str | Path) -> dict:
 
 
 def _pairs(overrides: list[str]) -> Iterator[tuple[str, Any]]:
+    misplaced = [word for word in overrides[::2] if word.startswith("-")]
+    if misplaced:
+        raise UserError(f"option {misplaced[0]} stands among the KEY VALUE overrides; options come before them")
     if len(overrides) % 2:
         raise UserError(f"overrides come as KEY VALUE pairs; {overrides[-1]!r} has no partner in: {' '.join(overrides)}")
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
@@ -222,5 +231,7 @@ def _coerce(name: str, value: Any, default: Any, where: str) -> Any:
     if type(default) is int and type(value) is float and value.is_integer():
         return int(value)
     if type(value) is not type(default):
-        raise UserError(f"{name} in {where} is {value!r} ({type(value).__name__}); allowed: {type(default).__name__}, such as {default!r}")
+        raise UserError(
+            f"{name} in {where} is {value!r} ({type(value).__name__}); allowed: {type(default).__name__}, such as {default!r}"
+        )
     return value

@@ -1,0 +1,97 @@
+"""The command line: `python -m sdkd_plugin train|eval|demo`, also behind tools/*.py with mdistiller's flags."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sdkd_plugin import __version__
+from sdkd_plugin.errors import UserError
+
+EPILOG = "DATASET.TYPE: cifar100 | npz | imagefolder | digits. All keys: sdkd_plugin/config.py; a method's: docs/methods/."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0 done, 2 a user's error (one line on stderr), 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (UserError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the last complete epoch is saved; add --resume to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sdkd_plugin", description="Knowledge distillation on CIFAR-100, reproducibly.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a student (or a teacher) as a yaml file says", epilog=EPILOG)
+    train.add_argument("--cfg", required=True, help="yaml file, such as configs/cifar100/sdkd/res56_res20.yaml")
+    train.add_argument(
+        "--resume", action="store_true", help="go on with this run if it was interrupted; exact to the bit on the CPU"
+    )
+    train.add_argument("--train-teacher", action="store_true", help="train the teacher first if its checkpoint is missing")
+    train.add_argument(
+        "--dry-run", action="store_true", help="show resolved config, scaled epochs, parameters and expected cost, and stop"
+    )
+    train.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides, such as SOLVER.SEED 1 DATASET.TYPE digits"
+    )
+    train.set_defaults(command=_train)
+
+    score = commands.add_parser("eval", help="score a checkpoint", epilog=EPILOG)
+    score.add_argument("-m", "--model", required=True, help="model name, such as resnet20")
+    score.add_argument("-c", "--ckpt", default="pretrain", help="checkpoint file; 'pretrain': the published teacher's place")
+    score.add_argument("-d", "--dataset", default="cifar100", help="DATASET.TYPE (default: cifar100)")
+    score.add_argument("-bs", "--batch-size", type=int, default=64, help="images per batch (default: 64)")
+    score.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides, such as DATASET.ROOT cifar100.npz")
+    score.set_defaults(command=_eval)
+
+    demo = commands.add_parser("demo", help="train and compare five methods on handwritten digits in a few minutes")
+    demo.add_argument("--output", default="output/demo", help="where the runs and the table go (default: output/demo)")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+# The commands import late, so that --help and a mistyped option answer at once.
+
+
+def _train(options: argparse.Namespace) -> None:
+    from sdkd_plugin.config import load_config
+    from sdkd_plugin.engine.plan import show_plan
+    from sdkd_plugin.engine.run import train
+
+    cfg = load_config(options.cfg, options.opts)
+    if options.dry_run:
+        show_plan(cfg)
+    else:
+        train(cfg, resume=options.resume, train_teacher=options.train_teacher)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from sdkd_plugin.config import load_config
+    from sdkd_plugin.engine.run import score_checkpoint
+
+    own = [
+        "DATASET.TYPE",
+        options.dataset,
+        "DATASET.TEST.BATCH_SIZE",
+        str(options.batch_size),
+        "DISTILLER.STUDENT",
+        options.model,
+    ]
+    score_checkpoint(load_config(None, [*own, *options.opts]), options.ckpt)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from sdkd_plugin.bench.demo import run_demo
+
+    run_demo(options.output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

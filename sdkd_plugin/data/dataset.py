@@ -1,0 +1,158 @@
+"""A data set is two splits of uint8 images in memory; here they are cut to what the config asks for."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.engine.randomness import keyed_generator
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.registry import DATASETS
+
+_RESIZE_CHUNK = 1000  # images; bounds the float32 copy that averaging needs
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split.
+
+    Args:
+        images: [N, H, W, 3] uint8.
+        targets: [N] int64, each in [0, number of classes).
+    """
+
+    images: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, positions: np.ndarray) -> "Images":
+        """The images at these positions, in this order; no copy when that is all of them in order."""
+        if np.array_equal(positions, np.arange(len(self))):
+            return self
+        positions = torch.from_numpy(positions)
+        return Images(self.images[positions], self.targets[positions])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training split and the split that accuracy is measured on.
+
+    Args:
+        classes: names, in the order of the targets.
+        test: the split that is evaluated.
+        evaluates: what `test` holds: "test", or "val" for images held out of training.
+        flips: whether a mirrored image still belongs to its class (False for digits).
+    """
+
+    name: str
+    classes: list[str]
+    train: Images
+    test: Images
+    evaluates: str = "test"
+    flips: bool = True
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+def load_dataset(cfg: CN) -> Dataset:
+    """Builds DATASET.TYPE and applies IMAGE_SIZE, SUBSET and VAL_FRACTION.
+
+    SUBSET and VAL_FRACTION choose the same images whatever SOLVER.SEED is, since seeds that train on different images
+    cannot be compared; a smaller fraction's images are among a larger one's. VAL_FRACTION is taken from the kept subset
+    and takes the place of the test images.
+
+    Raises:
+        UserError: the data cannot be read or are malformed, fewer than two classes, images that are not square,
+            IMAGE_SIZE above the stored size, or VAL_FRACTION that leaves a class without training images.
+    """
+    node = cfg.DATASET
+    data: Dataset = DATASETS[node.TYPE].build(cfg)
+    if data.num_classes < 2:
+        raise UserError(f"data set {data.name!r} has {data.num_classes} class; at least 2 are needed: check DATASET.ROOT {node.ROOT!r}")
+    train, test = data.train, data.test
+    if node.SUBSET < 1:
+        counts = [max(1, round(node.SUBSET * count)) for count in _class_counts(train.targets)]
+        train = train.take(choose_per_class(train.targets, counts, "subset"))
+    if node.VAL_FRACTION > 0:
+        train, test = _hold_out(train, node.VAL_FRACTION, data.classes)
+        data = replace(data, evaluates="val")
+    train, test = _sized(train, node.IMAGE_SIZE), _sized(test, node.IMAGE_SIZE)
+    if train.images.shape[1:] != test.images.shape[1:]:
+        sizes = [f"{name} {split.images.shape[2]}x{split.images.shape[1]}" for name, split in (("train", train), ("test", test))]
+        raise UserError(f"images of data set {data.name!r} differ in size: {', '.join(sizes)}; set DATASET.IMAGE_SIZE")
+    return replace(data, train=train, test=test)
+
+
+def choose_per_class(targets: Tensor, counts: list[int], purpose: str) -> np.ndarray:
+    """Positions of counts[c] images of each class c, ascending, by a draw that depends on `purpose` and len(targets) alone.
+
+    Images are ranked once and the first of each class taken, so that smaller counts choose among what larger ones do.
+
+    Args:
+        targets: [N] class numbers.
+        counts: how many of each class, at most as many as there are; a class that `targets` lacks may have any count.
+    """
+    ranking = keyed_generator(0, purpose).permutation(len(targets))
+    ranked_targets = targets.numpy()[ranking]
+    chosen = [ranking[ranked_targets == label][:count] for label, count in enumerate(counts)]
+    return np.sort(np.concatenate(chosen))
+
+
+def shrink(images: Tensor, size: int, what: str) -> Tensor:
+    """Averages the area under each new pixel, rounded to whole pixel values; images of that size are returned as they are.
+
+    Args:
+        images: [N, H, W, 3] uint8.
+        size: new height and width, pixels.
+        what: how an error calls these images.
+    Raises:
+        UserError: `size` is above H or W.
+    """
+    height, width = images.shape[1:3]
+    if height == width == size:
+        return images
+    if size > min(height, width):
+        raise UserError(
+            f"DATASET.IMAGE_SIZE is {size} but {what} is {width}x{height} and is never enlarged; "
+            f"allowed: 0 (as stored) to {min(height, width)}"
+        )
+    result = images.new_empty(len(images), size, size, 3)
+    for start in range(0, len(images), _RESIZE_CHUNK):
+        chunk = images[start : start + _RESIZE_CHUNK].permute(0, 3, 1, 2).float()  # [n, 3, H, W]
+        averaged = interpolate(chunk, size=(size, size), mode="area").round()
+        result[start : start + _RESIZE_CHUNK] = averaged.permute(0, 2, 3, 1).to(torch.uint8)
+    return result
+
+
+def _class_counts(targets: Tensor) -> list[int]:
+    return torch.bincount(targets).tolist()
+
+
+def _hold_out(train: Images, fraction: float, classes: list[str]) -> tuple[Images, Images]:
+    present = _class_counts(train.targets)
+    counts = [max(1, round(fraction * count)) for count in present]
+    for label, (held, count) in enumerate(zip(counts, present, strict=True)):
+        if 0 < count <= held:
+            raise UserError(
+                f"DATASET.VAL_FRACTION {fraction} holds out all {count} training images of class {classes[label]!r}; "
+                "lower it or raise DATASET.SUBSET"
+            )
+    held = choose_per_class(train.targets, counts, "val")
+    kept = np.setdiff1d(np.arange(len(train)), held)
+    return train.take(kept), train.take(held)
+
+
+def _sized(split: Images, size: int) -> Images:
+    height, width = split.images.shape[1:3]
+    if size:
+        return replace(split, images=shrink(split.images, size, "a stored image"))
+    if height != width:
+        raise UserError(f"images are {width}x{height}; they must be square: set DATASET.IMAGE_SIZE, at most {min(height, width)}")
+    return split

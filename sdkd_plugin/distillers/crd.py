@@ -1,0 +1,150 @@
+"""CRD: student and teacher embeddings of one image attract, those of other classes' images repel (Tian et al., ICLR 2020)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from yacs.config import CfgNode
+
+from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.probe import pooled_dim
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.registry import METHODS
+
+CONFIG = {
+    "MODE": "exact",  # which sample is the positive: the image itself
+    "FEAT": {
+        "DIM": 128,  # length of both embeddings
+        "STUDENT_DIM": 256,  # read by mdistiller only; here both pooled vectors are measured
+        "TEACHER_DIM": 256,
+    },
+    "LOSS": {
+        "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
+        "FEAT_WEIGHT": 0.8,  # weight of the contrastive loss, both sides together
+    },
+    "NCE": {
+        "K": 16384,  # negatives per image; at most the number of training images
+        "MOMENTUM": 0.5,  # share of the old row when a memory row is renewed; from 0 to below 1
+        "TEMPERATURE": 0.07,  # tau, divides the cosine similarities; above 0
+    },
+}
+EPS = 1e-7  # of the reference code; added to the noise density K / M
+
+
+def contrastive_loss(emb: Tensor, memory: Tensor, contrastive_index: Tensor, tau: float, log_z: Tensor) -> Tensor:
+    """One side of CRD: -mean_i [log h(i, positive) + sum_k log(1 - h(i, k))], negatives drawn at density q = K / M.
+
+    With x = exp(emb . row / tau) / Z, h = x / (x + q + EPS), and q / (x + q + EPS) stands for 1 - h. All in log space, since
+    h is the sigmoid of log x - log(q + EPS): no similarity and no temperature overflows.
+
+    Args:
+        emb: [B, D], float32 or wider, rows of length 1.
+        memory: [M, D], the other network's embeddings of all M training images; gets no gradient.
+        contrastive_index: [B, 1 + K] int64 rows of the memory, the positive first; repeats count each time.
+        tau: temperature, above 0.
+        log_z: scalar tensor, log Z, see `log_normaliser`.
+    Returns:
+        scalar, at least 0.
+    Source: arXiv 1910.10699, section 3.1; Z, EPS and q / (...) as the reference code has them (RepDistiller b84f547).
+    """
+    return _ContrastiveLoss.apply(emb, memory, contrastive_index, tau, log_z)
+
+
+class _ContrastiveLoss(torch.autograd.Function):
+    """Takes the gradient during the forward pass, because the memory's rows are renewed before the backward pass."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, emb: Tensor, memory: Tensor, contrastive_index: Tensor, tau: float, log_z: Tensor) -> Tensor:
+        batch, negatives = contrastive_index.shape[0], contrastive_index.shape[1] - 1
+        q = negatives / memory.shape[0]
+        # DIFF 1: one product with the whole memory, then picking scores: B M numbers instead of B K rows of D
+        scores = emb / tau @ memory.T  # [B, M]
+        log_odds = scores.gather(1, contrastive_index).sub_(log_z + math.log(q + EPS))  # [B, 1 + K], log(h / (1 - h))
+        log_odds[:, 1:].neg_()  # 1 - sigmoid(a) = sigmoid(-a)
+        loss = -F.logsigmoid(log_odds).sum() / batch + negatives * math.log1p(EPS / q)
+        pull = torch.sigmoid(-log_odds)  # how far each h is from its goal: 1 for the positive, 0 for the negatives
+        pull[:, 1:].neg_()
+        pull = scores.zero_().scatter_add_(1, contrastive_index, pull)  # [B, M], -batch * d loss / d scores
+        ctx.save_for_backward(pull @ memory / (-tau * batch))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (grad_emb,) = ctx.saved_tensors
+        return grad * grad_emb, None, None, None, None
+
+
+@torch.no_grad()
+def log_normaliser(emb: Tensor, memory: Tensor, contrastive_index: Tensor, tau: float) -> Tensor:
+    """log Z, where Z = M times the mean of exp(emb . row / tau) over all [B, 1 + K] pairs, so that x has mean 1 / M."""
+    scores = (emb / tau @ memory.T).gather(1, contrastive_index)
+    return scores.flatten().logsumexp(0) + math.log(memory.shape[0] / scores.numel())
+
+
+@torch.no_grad()
+def renew(memory: Tensor, index: Tensor, emb: Tensor, momentum: float) -> None:
+    """memory[index] <- normalise(momentum * memory[index] + (1 - momentum) * emb), in place; `index` [B] without repeats."""
+    memory.index_copy_(0, index, F.normalize(momentum * memory[index] + (1 - momentum) * emb))
+
+
+@METHODS.register("CRD", config=CONFIG)
+class CRD(Distiller):
+    """CE_WEIGHT * CE + FEAT_WEIGHT * (student side + teacher side); trains two linear embeddings beside the student."""
+
+    needs_num_data = True
+    needs_negatives = True
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode, num_data: int):
+        super().__init__(student, teacher)
+        check_node(cfg.CRD)
+        nce, dim = cfg.CRD.NCE, cfg.CRD.FEAT.DIM
+        self.num_negatives = min(nce.K, num_data)  # DIFF 3: bounded; DIFF 4: the data side draws them with replacement
+        self.tau, self.momentum = nce.TEMPERATURE, nce.MOMENTUM
+        self.ce_weight, self.feat_weight = cfg.CRD.LOSS.CE_WEIGHT, cfg.CRD.LOSS.FEAT_WEIGHT
+        # DIFF 2: measured; mdistiller's 256 / 256 is right for the x4 pair alone
+        self.embed_s = nn.Linear(pooled_dim(student), dim)
+        self.embed_t = nn.Linear(pooled_dim(teacher), dim)
+        bound = math.sqrt(3 / dim)  # uniform within it: rows of length about 1
+        self.register_buffer("memory_s", torch.empty(num_data, dim).uniform_(-bound, bound))
+        self.register_buffer("memory_t", torch.empty(num_data, dim).uniform_(-bound, bound))
+        self.register_buffer("log_z_s", torch.tensor(math.inf))  # infinite: not set; the first batch sets it for good
+        self.register_buffer("log_z_t", torch.tensor(math.inf))
+
+    def forward_train(
+        self, image: Tensor, target: Tensor, index: Tensor, contrastive_index: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As in `Distiller`; index [N] int64 and contrastive_index [N, 1 + K] int64 are positions in the training set."""
+        logits_student, feats_student = self.student(image)
+        with torch.no_grad():
+            feats_teacher = self.teacher(image)[1]
+        # DIFF 5: float32 also under autocast; exp(1 / 0.07) is beyond float16
+        with torch.autocast(image.device.type, enabled=False):
+            emb_s = F.normalize(self.embed_s(at_least_float32(feats_student["pooled_feat"])))  # [N, DIM]
+            emb_t = F.normalize(self.embed_t(at_least_float32(feats_teacher["pooled_feat"])))
+            if self.log_z_s.isinf():
+                self.log_z_s.copy_(log_normaliser(emb_s, self.memory_t, contrastive_index, self.tau))
+                self.log_z_t.copy_(log_normaliser(emb_t, self.memory_s, contrastive_index, self.tau))
+            side_s = contrastive_loss(emb_s, self.memory_t, contrastive_index, self.tau, self.log_z_s)
+            side_t = contrastive_loss(emb_t, self.memory_s, contrastive_index, self.tau, self.log_z_t)
+            renew(self.memory_s, index, emb_s, self.momentum)
+            renew(self.memory_t, index, emb_t, self.momentum)
+        self.terms = {"crd_s": side_s.detach(), "crd_t": side_t.detach()}
+        return logits_student, {
+            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
+            "loss_kd": self.feat_weight * (side_s + side_t),
+        }
+
+
+def check_node(node: CfgNode) -> None:
+    """Raises UserError for a value of the CRD node that means nothing."""
+    if node.MODE != "exact":  # DIFF 6
+        raise UserError(f"CRD.MODE is {node.MODE!r}; allowed: 'exact', which every published table uses")
+    if node.NCE.K < 1:
+        raise UserError(f"CRD.NCE.K is {node.NCE.K}; allowed: 1 or more negatives per image")
+    if not node.NCE.TEMPERATURE > 0:
+        raise UserError(f"CRD.NCE.TEMPERATURE is {node.NCE.TEMPERATURE}; allowed: above 0")
+    if not 0 <= node.NCE.MOMENTUM < 1:
+        raise UserError(f"CRD.NCE.MOMENTUM is {node.NCE.MOMENTUM}; allowed: from 0 to below 1")

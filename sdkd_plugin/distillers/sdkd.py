@@ -1,0 +1,429 @@
+"""SDKD: the student learns from a proxy teacher made of its own weights and trainable feature fusion blocks.
+
+Notation as in the card (docs/methods/sdkd.md): S student, T frozen teacher, P proxy teacher; z logits; s_k, t_k, p_k the maps
+after stage k; f_k the fused map; sg stops the gradient.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.config import flatten
+from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.dkd import warmup_factor
+from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.probe import probe
+from sdkd_plugin.engine.checkpoint import load_weights
+from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.registry import METHODS
+
+CONFIG = {
+    "TAU": 4.0,  # temperature of every KL term
+    "STAGES": [],  # student stages that are fused, 1-based after the stem; empty: all
+    "FUSION": "gate",  # gate | concat | residual
+    "SYNC": "step",  # when P copies S's weights: step | epoch | init | ema | checkpoint
+    "SYNC_CKPT": "",  # SYNC checkpoint only: file {"model": state_dict} of a trained student
+    "EMA_DECAY": 0.999,  # SYNC ema only: share of the old average kept in each step
+    "PROXY_BN": "batch",  # P's norms use: batch (batch statistics, own buffers) | student (S's running statistics)
+    "TEACHER_FEATURES": "own",  # what the fusion sees of T: own | zeros | shuffled (the next image's); the last two are controls
+    "WARMUP": 0,  # epochs over which every KL and feature term ramps up linearly; 0: none
+    "LOSS": {
+        "CE_WEIGHT": 1.0,  # CE(z_S, y)
+        "TEACHER_WEIGHT": 2.0,  # w_t: KL(z_T || z_S)
+        "PROXY_WEIGHT": 2.0,  # w_p: KL(sg z_P || z_S)
+        "FEAT_WEIGHT": 0.0,  # w_f: sum over fused stages of d(s_k, sg f_k)
+        "PROXY_CE_WEIGHT": 1.0,  # w_pc: CE(z_P, y), trains the fusion blocks, as do the next two
+        "MUTUAL_WEIGHT": 1.0,  # w_m: KL(sg z_S || z_P)
+        "PROXY_TEACHER_WEIGHT": 2.0,  # w_pt: KL(z_T || z_P)
+    },
+}
+CHOICES = {
+    "FUSION": ("gate", "concat", "residual"),
+    "SYNC": ("step", "epoch", "init", "ema", "checkpoint"),
+    "PROXY_BN": ("batch", "student"),
+    "TEACHER_FEATURES": ("own", "zeros", "shuffled"),
+}
+PROXY_WEIGHTS = ("PROXY_WEIGHT", "FEAT_WEIGHT", "PROXY_CE_WEIGHT", "MUTUAL_WEIGHT", "PROXY_TEACHER_WEIGHT")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the stages of one family of models are: in mdistiller's models as in ours, found by attribute, not by class."""
+
+    name: str
+    order: tuple[str, ...]  # modules from the image on, in the order they run; some are missing in some members
+    stages: tuple[str, ...]  # those of them whose output is a stage's map
+    maps: str  # which list of the model's second output holds these maps
+    pair: bool  # a stage returns (out, preact), else out
+    signed: bool  # the maps have both signs, else they are >= 0
+
+    def fits(self, model: nn.Module) -> bool:
+        """Whether the model has every stage of this family."""
+        return all(_has(model, path) for path in self.stages)
+
+
+def _numbered(prefix: str, first: int, last: int) -> tuple[str, ...]:
+    return tuple(f"{prefix}{i}" for i in range(first, last + 1))
+
+
+_STEM, _VGG = ("conv1", "bn1", "relu"), tuple(f"{kind}{i}" for i in range(5) for kind in ("block", "pool"))
+_MOBILE = tuple(f"blocks.{i}" for i in range(7))
+# A model belongs to the first family that fits: those with more stages come first.
+FAMILIES = (
+    Family("ResNet18/50", _STEM + _numbered("layer", 1, 4), _numbered("layer", 1, 4), "feats", pair=True, signed=False),
+    Family("resnet, ShuffleNet", _STEM + _numbered("layer", 1, 3), _numbered("layer", 1, 3), "feats", pair=True, signed=False),
+    Family("vgg", _VGG[:-1], _numbered("block", 1, 4), "preact_feats", pair=False, signed=True),
+    Family("wrn", ("conv1",) + _numbered("block", 1, 3), _numbered("block", 1, 3), "feats", pair=False, signed=True),
+    Family("MobileNetV2", ("conv1",) + _MOBILE, _MOBILE[1:3] + _MOBILE[4::2], "feats", pair=False, signed=True),
+)
+
+
+def find_family(model: nn.Module) -> Family:
+    """Returns the family of a model. Raises UserError, naming the model's class, when no family fits."""
+    for family in FAMILIES:
+        if family.fits(model):
+            return family
+    raise UserError(
+        f"SDKD cannot find the stages of {type(model).__name__}; supported families: {', '.join(f.name for f in FAMILIES)};"
+        " choose such a DISTILLER.TEACHER and DISTILLER.STUDENT"
+    )
+
+
+def stage_channels(model: nn.Module, family: Family) -> list[int]:
+    """Channels of each stage's map. Raises UserError when the model does not return such maps."""
+    output = probe(model)
+    maps = output[1].get(family.maps, []) if isinstance(output, tuple) and isinstance(output[1], dict) else []
+    if len(maps) != len(family.stages) + 1:
+        wanted = f"(logits, {{{family.maps!r}: [stem, {len(family.stages)} stages]}})"
+        raise UserError(f"{type(model).__name__} has the stages of {family.name} but does not return {wanted}, which SDKD reads")
+    return [m.shape[1] for m in maps[1:]]
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, new)
+
+
+class FFB(nn.Module):
+    """Feature Fusion Block: f_k from the proxy's p_k and the teacher's t_k.
+
+    t = resize(BN(conv1x1(t_k)));
+    gate:     BN(conv3x3(a p_k + b t)), with two maps a, b = sigmoid(conv1x1([p_k, t]));
+    concat:   BN(conv1x1([p_k, t]));
+    residual: p_k + BN0(conv3x3(relu(BN(conv1x1([p_k, t]))))), where BN0 starts at zero, so that f_k starts as p_k;
+    then relu, unless p_k is signed.
+
+    Args:
+        channels: of p_k and f_k.
+        teacher_channels: of t_k.
+        kind: gate | concat | residual.
+        signed: whether p_k, and so f_k, has both signs.
+    """
+
+    def __init__(self, channels: int, teacher_channels: int, kind: str, signed: bool):
+        super().__init__()
+        self.kind, self.signed = kind, signed
+        self.project = _conv_norm(teacher_channels, channels, 1)
+        if kind == "gate":
+            self.gates = nn.Conv2d(2 * channels, 2, 1)
+            self.fuse = _conv_norm(channels, channels, 3)
+        elif kind == "concat":
+            self.fuse = _conv_norm(2 * channels, channels, 1)
+        else:
+            self.fuse = nn.Sequential(*_conv_norm(2 * channels, channels, 1), nn.ReLU(), *_conv_norm(channels, channels, 3))
+            nn.init.zeros_(self.fuse[-1].weight)
+
+    def forward(self, proxy_map: Tensor, teacher_map: Tensor) -> Tensor:
+        """Maps [N, C, H, W] and [N, C_t, H_t, W_t] to [N, C, H, W]."""
+        p = proxy_map
+        t = resize(self.project(teacher_map), p.shape[-2:])  # [N, C, H, W]
+        both = torch.cat([p, t], 1)  # [N, 2C, H, W]
+        if self.kind == "gate":
+            gates = torch.sigmoid(self.gates(both))  # [N, 2, H, W]
+            f = self.fuse(p * gates[:, :1] + t * gates[:, 1:])
+        else:
+            f = self.fuse(both) if self.kind == "concat" else p + self.fuse(both)
+        return f if self.signed else F.relu(f)
+
+
+def _conv_norm(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs))
+
+
+def resize(x: Tensor, size: torch.Size) -> Tensor:
+    """Adaptive average pooling down, bilinear interpolation up, to [..., *size]."""
+    if x.shape[-2:] == size:
+        return x
+    if x.shape[-1] > size[-1]:
+        return F.adaptive_avg_pool2d(x, size)
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+class ProxyStage(nn.Module):
+    """Stands where the family's stage stood inside P, so that the model's forward need not know about the fusion."""
+
+    def __init__(self, stage: nn.Module, fusion: FFB | None, pair: bool):
+        super().__init__()
+        self.stage, self.fusion, self.pair = stage, fusion, pair
+        # Handed in just before a forward and taken back after it. Every DataParallel replica is an object of its own.
+        self.student_map: Tensor | None = None
+        self.teacher_map: Tensor | None = None
+
+    @property
+    def layer(self) -> nn.Module:
+        """WRN's forward reads the first norm of its blocks through this name."""
+        return self.stage.layer
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        f = self.student_map
+        if f is None:
+            f = self.stage(x)[0] if self.pair else self.stage(x)
+        if self.fusion is not None:
+            f = self.fusion(f, self.teacher_map)
+        return (f, f) if self.pair else f
+
+
+class ProxyTeacher(nn.Module):
+    """A copy of the student whose fused stages go through an FFB; its only parameters are the FFBs'.
+
+    Its weights are the student's, detached: set anew before each forward (SYNC step), or real copies kept as buffers.
+    With SYNC step and PROXY_BN batch P equals S up to the first fused stage, so it starts there from sg(s_k).
+
+    Args:
+        student: S, or for SYNC checkpoint the trained student to copy.
+        stages: 1-based numbers of the fused stages, ascending.
+        teacher_channels: of the teacher's map that each fused stage is paired with.
+        cfg: the SDKD node.
+    """
+
+    def __init__(self, student: nn.Module, stages: list[int], teacher_channels: list[int], cfg: CN):
+        super().__init__()
+        self.sync, self.decay, self.student_norms = cfg.SYNC, cfg.EMA_DECAY, cfg.PROXY_BN == "student"
+        self.family, self.stages = find_family(student), stages
+        self.starts_inside = cfg.SYNC == "step" and not self.student_norms
+        channels = stage_channels(student, self.family)
+        self.model = copy.deepcopy(student)
+        copies = list(self.model.named_modules())
+        for k, c in zip(stages, teacher_channels, strict=True):
+            self._wrap(k, FFB(channels[k - 1], c, cfg.FUSION, self.family.signed))
+        if self.starts_inside:
+            self._skip_start()
+        self.shared = self._disown(copies)
+        self.register_buffer("synced", torch.tensor(-1))  # epoch of the last copy; -1: none yet
+        if cfg.SYNC != "checkpoint":
+            self._share(student)
+
+    def _wrap(self, k: int, fusion: FFB | None) -> None:
+        path = self.family.stages[k - 1]
+        _replace(self.model, path, ProxyStage(self.model.get_submodule(path), fusion, self.family.pair))
+
+    def _skip_start(self) -> None:
+        """Everything that runs before the first fused stage hands its input on; stages give the student's maps."""
+        for k in range(1, self.stages[0]):
+            self._wrap(k, None)
+        for path in self.family.order[: self.family.order.index(self.family.stages[self.stages[0] - 1])]:
+            if path not in self.family.stages and _has(self.model, path):
+                _replace(self.model, path, nn.Identity())
+
+    def _disown(self, copies: list[tuple[str, nn.Module]]) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Takes P's copied Parameters away; lists (path in P, path in S, names) of the tensors to share instead."""
+        paths = {module: path for path, module in self.model.named_modules()}
+        shared = []
+        for student_path, module in copies:
+            names = tuple(name for name, p in module._parameters.items() if p is not None)
+            for name in names:
+                value = module._parameters.pop(name).detach()
+                if self.sync != "step":
+                    module.register_buffer(name, value.clone())  # persistent: an interrupted run resumes with it
+            if self.student_norms and isinstance(module, _BatchNorm):
+                names += ("running_mean", "running_var")
+            if names and module in paths:
+                shared.append((paths[module], student_path, names))
+        return shared
+
+    @torch.no_grad()
+    def _share(self, student: nn.Module, blend: float | None = None) -> None:
+        """Makes P's weights S's, or with `blend` moves them that share of the way towards S's.
+
+        Goes by path through both module trees: a DataParallel replica lists no parameters, but its modules have them.
+        """
+        own, theirs = dict(self.model.named_modules()), dict(student.named_modules())
+        for path, student_path, names in self.shared:
+            module, source = own[path], theirs[student_path]
+            for name in names:
+                value = getattr(source, name).detach()
+                if self.sync == "step":  # a buffer among these is a running statistic, which S goes on to change in place
+                    setattr(module, name, value.clone() if name in module._buffers else value)
+                elif blend is None or name.startswith("running_"):
+                    getattr(module, name).copy_(value)  # in place: all that survives of a change made on a replica
+                else:
+                    getattr(module, name).lerp_(value, blend)
+
+    def refresh(self, student: nn.Module, epoch: int) -> None:
+        """Brings P's weights up to date, as SYNC says."""
+        if self.sync == "step":
+            self._share(student)
+        elif self.sync != "checkpoint":
+            last = int(self.synced)
+            if last == -1 or (self.sync == "epoch" and last != epoch):
+                self._share(student)
+            elif self.sync == "ema":
+                self._share(student, 1 - self.decay)
+            self.synced.fill_(last if self.sync == "init" and last != -1 else epoch)
+
+    def train(self, mode: bool = True) -> "ProxyTeacher":
+        super().train(mode)
+        if self.student_norms:
+            for path, _, _ in self.shared:
+                module = self.model.get_submodule(path)
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(
+        self, image: Tensor, student: nn.Module, student_maps: list[Tensor], teacher_maps: list[Tensor], epoch: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One pass with S's current weights.
+
+        Args:
+            image: [N, 3, H, W].
+            student: S (in a DataParallel replica, that replica's).
+            student_maps: s_k of every stage, used where P starts inside.
+            teacher_maps: t_k paired with every fused stage, without gradient.
+            epoch: 1-based.
+        Returns:
+            z_P [N, K], and f_k of every fused stage.
+        """
+        self.refresh(student, epoch)
+        wrapped = [(k, self.model.get_submodule(self.family.stages[k - 1])) for k in range(1, len(self.family.stages) + 1)]
+        wrapped = [(k, stage) for k, stage in wrapped if isinstance(stage, ProxyStage)]
+        try:
+            for k, stage in wrapped:
+                if self.starts_inside and k <= self.stages[0]:
+                    stage.student_map = student_maps[k - 1].detach()
+                if k in self.stages:
+                    stage.teacher_map = teacher_maps[self.stages.index(k)]
+            logits, feats = self.model(image)
+        finally:
+            for _, stage in wrapped:
+                stage.student_map = stage.teacher_map = None
+        return logits, [feats[self.family.maps][k] for k in self.stages]
+
+
+def feature_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over samples of |a/|a| - b/|b||^2, maps flattened per sample. a, b: [N, C, H, W]; from 0 to 4."""
+    a, b = (F.normalize(at_least_float32(x).flatten(1), dim=1) for x in (a, b))  # [N, CHW]
+    return (a - b).square().sum(1).mean()
+
+
+def check_config(cfg: CN) -> None:
+    """Raises UserError for a value of the SDKD node outside its choices or bounds."""
+    for key, choices in CHOICES.items():
+        if cfg[key] not in choices:
+            raise unknown("value", cfg[key], choices, f"SDKD.{key}")
+    bounds = {"TAU": (cfg.TAU > 0, "above 0"), "EMA_DECAY": (0 <= cfg.EMA_DECAY <= 1, "from 0 to 1"), "WARMUP": (cfg.WARMUP >= 0, "0 or more")}
+    bounds |= {f"LOSS.{key}": (weight >= 0, "0 or more") for key, weight in cfg.LOSS.items()}
+    for key, (good, allowed) in bounds.items():
+        if not good:
+            raise UserError(f"SDKD.{key} is {dict(flatten(cfg))[key]}; allowed: {allowed}")
+    if bool(cfg.SYNC_CKPT) != (cfg.SYNC == "checkpoint"):
+        raise UserError(f"SDKD.SYNC is {cfg.SYNC!r} and SDKD.SYNC_CKPT is {cfg.SYNC_CKPT!r}; SYNC checkpoint needs a file, no other SYNC takes one")
+
+
+def fused_stages(wanted: list[int], n: int) -> list[int]:
+    """SDKD.STAGES checked and in ascending order; all n stages if empty."""
+    if len(set(wanted)) != len(wanted) or not all(type(k) is int and 1 <= k <= n for k in wanted):
+        raise UserError(f"SDKD.STAGES is {wanted}; allowed: different whole numbers from 1 to {n}, or [] for all stages of this student")
+    return sorted(wanted) or list(range(1, n + 1))
+
+
+def trained_student(student: nn.Module, path: str) -> nn.Module:
+    """A copy of the student with the weights of SDKD.SYNC_CKPT. Raises UserError when they cannot be had."""
+    trained = copy.deepcopy(student)
+    try:
+        load_weights(trained, path, type(student).__name__)
+    except UserError as error:
+        raise UserError(f"SDKD.SYNC_CKPT: {error}; wanted: {{'model': state_dict}} of a trained student") from error
+    return trained
+
+
+@METHODS.register("SDKD", config=CONFIG, epoch_keys=("WARMUP",))
+class SDKD(Distiller):
+    """Student: w CE(z_S,y) + w_t KL(z_T||z_S) + w_p KL(sg z_P||z_S) + w_f sum_k d(s_k, sg f_k);
+    fusion: w_pc CE(z_P,y) + w_m KL(sg z_S||z_P) + w_pt KL(z_T||z_P); every KL times tau^2.
+
+    A weight of zero skips what it weighs; with all of P's weights at zero there is no P, with all but CE's no teacher pass.
+    Source: the paper's poster; what it leaves open is listed in the card.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
+        super().__init__(student, teacher)
+        self.cfg = cfg = cfg.SDKD
+        check_config(cfg)
+        self.weights = cfg.LOSS
+        self.proxy = None
+        self.teacher_family = find_family(teacher)
+        if any(self.weights[key] for key in PROXY_WEIGHTS):
+            n, m = len(find_family(student).stages), len(self.teacher_family.stages)
+            stages = fused_stages(cfg.STAGES, n)
+            self.pairs = [math.ceil(k * m / n) for k in stages]  # 1-based teacher stages
+            channels = stage_channels(teacher, self.teacher_family)
+            source = trained_student(student, cfg.SYNC_CKPT) if cfg.SYNC == "checkpoint" else student
+            self.proxy = ProxyTeacher(source, stages, [channels[j - 1] for j in self.pairs], cfg)
+
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+        w, tau = self.weights, self.cfg.TAU
+        z_s, feats = self.student(image)
+        z_t = z_p = student_maps = fused_maps = None
+        if self.proxy is not None or w.TEACHER_WEIGHT:
+            with torch.no_grad():
+                z_t, teacher_feats = self.teacher(image)
+        if self.proxy is not None:
+            student_maps = feats[self.proxy.family.maps][1:]
+            z_p, fused_maps = self.proxy(image, self.student, student_maps, self._teacher_maps(teacher_feats), epoch)
+            student_maps = [student_maps[k - 1] for k in self.proxy.stages]
+        self.terms = {}
+        loss_ce = self._weigh(
+            z_s.new_zeros(()),
+            ce=(w.CE_WEIGHT, lambda: cross_entropy(z_s, target)),
+            proxy_ce=(w.PROXY_CE_WEIGHT, lambda: cross_entropy(z_p, target)),
+        )
+        loss_kd = warmup_factor(epoch, self.cfg.WARMUP) * self._weigh(
+            z_s.new_zeros(()),
+            kd_teacher=(w.TEACHER_WEIGHT, lambda: kd_loss(z_s, z_t, tau)),
+            kd_proxy=(w.PROXY_WEIGHT, lambda: kd_loss(z_s, z_p.detach(), tau)),
+            feat=(w.FEAT_WEIGHT, lambda: sum(feature_distance(s, f.detach()) for s, f in zip(student_maps, fused_maps, strict=True))),
+            mutual=(w.MUTUAL_WEIGHT, lambda: kd_loss(z_p, z_s.detach(), tau)),
+            proxy_kd_teacher=(w.PROXY_TEACHER_WEIGHT, lambda: kd_loss(z_p, z_t, tau)),
+        )
+        return z_s, {"loss_ce": loss_ce, "loss_kd": loss_kd}
+
+    def _weigh(self, total: Tensor, **terms: tuple[float, Callable[[], Tensor]]) -> Tensor:
+        """Sum of weight times term; a term without weight is not computed. Keeps each term, unweighted, for the log."""
+        for name, (weight, compute) in terms.items():
+            if weight:
+                value = compute()
+                self.terms[name] = value.detach()
+                total = total + weight * value
+        return total
+
+    def _teacher_maps(self, feats: dict) -> list[Tensor]:
+        maps = [feats[self.teacher_family.maps][j] for j in self.pairs]
+        if self.cfg.TEACHER_FEATURES == "zeros":
+            return [torch.zeros_like(t) for t in maps]
+        return [t.roll(1, 0) for t in maps] if self.cfg.TEACHER_FEATURES == "shuffled" else maps

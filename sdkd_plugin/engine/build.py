@@ -1,0 +1,64 @@
+"""From a config to a distiller: the student's initial weights depend on (seed, student) alone."""
+
+from pathlib import Path
+
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.config import scaled_config
+from sdkd_plugin.data.dataset import Dataset
+from sdkd_plugin.distillers.base import Distiller
+from sdkd_plugin.engine.checkpoint import load_weights
+from sdkd_plugin.engine.randomness import torch_seeded
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.models import PUBLISHED_TEACHERS, build_model, teacher_checkpoint
+from sdkd_plugin.registry import METHODS
+
+
+class MissingTeacherError(UserError):
+    """No checkpoint for the teacher where one was looked for."""
+
+
+def needs_teacher(cfg: CN) -> bool:
+    """Whether the config's method distils from a trained teacher."""
+    return METHODS[cfg.DISTILLER.TYPE].build.needs_teacher
+
+
+def teacher_path(cfg: CN) -> Path:
+    """The checkpoint the teacher comes from.
+
+    Raises:
+        UserError: there is none; says which file is wanted, who publishes it and how to train one here.
+    """
+    name = cfg.DISTILLER.TEACHER
+    build_model(name, num_classes=2)  # an unknown name should not be told to train itself
+    path = Path(cfg.DISTILLER.TEACHER_CKPT or teacher_checkpoint(name))
+    if path.is_file():
+        return path
+    published = "mdistiller publishes it (cifar_teachers.tar)" if name in PUBLISHED_TEACHERS else "nobody publishes one"
+    raise MissingTeacherError(
+        f"teacher checkpoint {path} (DISTILLER.TEACHER_CKPT) does not exist; {published}; to train one here: "
+        f"python tools/train.py --cfg configs/cifar100/vanilla/{name}.yaml, then set DISTILLER.TEACHER_CKPT to its student_latest, "
+        "or add --train-teacher to this command"
+    )
+
+
+def build_teacher(cfg: CN, num_classes: int) -> nn.Module:
+    """The frozen teacher in eval mode, with its checkpoint loaded."""
+    teacher = build_model(cfg.DISTILLER.TEACHER, num_classes)
+    load_weights(teacher, teacher_path(cfg), cfg.DISTILLER.TEACHER)
+    return teacher.requires_grad_(False).eval()
+
+
+def build_distiller(cfg: CN, dataset: Dataset, teacher: nn.Module | None) -> Distiller:
+    """The config's method around a freshly initialised student.
+
+    Student and method modules draw their weights from separate keys, so neither the method nor the teacher changes the
+    student a seed begins with.
+    """
+    with torch_seeded(cfg.SOLVER.SEED, "student", cfg.DISTILLER.STUDENT):
+        student = build_model(cfg.DISTILLER.STUDENT, dataset.num_classes)
+    method = METHODS[cfg.DISTILLER.TYPE].build
+    arguments = [len(dataset.train)] if method.needs_num_data else []
+    with torch_seeded(cfg.SOLVER.SEED, "distiller", cfg.DISTILLER.TYPE):
+        return method(student, teacher, scaled_config(cfg), *arguments)

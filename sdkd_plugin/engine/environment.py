@@ -1,0 +1,60 @@
+"""What a run was made with: versions, device, commit. A number without this cannot be defended."""
+
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("sdkd-plugin", "torch", "torchvision", "numpy", "accelerate", "yacs")
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git in the checkout this package lies in; None where there is no git or no checkout of this package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed as a wheel: a checkout around site-packages is not ours
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def uncommitted_diff() -> str:
+    """The tracked changes that the recorded commit does not hold."""
+    return _git("diff", "HEAD") or ""
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Command, commit, versions and hardware, as plain values for a json file."""
+    commit = _git("rev-parse", "HEAD")
+    return {
+        "command": sys.argv,
+        "commit": commit.strip() if commit else None,
+        "uncommitted_changes": bool(uncommitted_diff()),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {_processor()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most this process has held at once, on the device it computes on."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilo = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss differs
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,79 @@
+"""`--dry-run`: what a run would do and cost, without doing it."""
+
+import time
+
+import torch
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.config import active_config, epoch_keys, flatten, scaled_config
+from sdkd_plugin.data.dataset import load_dataset
+from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher, needs_teacher
+from sdkd_plugin.engine.trainer import Trainer
+from sdkd_plugin.models import build_model
+
+WARM_STEPS, TIMED_STEPS, TIMED_EVAL_BATCHES = 2, 6, 4
+
+
+def show_plan(cfg: CN) -> None:
+    """Prints the resolved config, the scaled epoch keys, parameter counts and an epoch's cost from a few timed steps.
+
+    The cost needs no trained teacher: where the checkpoint is missing it says so and times a random one.
+    """
+    scaled = scaled_config(cfg)
+    print("config (this method's part):")
+    for key, value in flatten(active_config(cfg)):
+        print(f"  {key}: {value!r}")
+    print(f"epoch-valued keys, written for {cfg.SOLVER.SCHEDULE_EPOCHS or cfg.SOLVER.EPOCHS}, scaled to {cfg.SOLVER.EPOCHS}:")
+    shown = dict(flatten(scaled))
+    for key in epoch_keys(cfg):
+        print(f"  {key}: {shown[key]!r}")
+    dataset = load_dataset(cfg)
+    teacher = None
+    if needs_teacher(cfg):
+        try:
+            teacher = build_teacher(cfg, dataset.num_classes)
+        except MissingTeacherError as error:
+            print(f"warning: {error}")
+            teacher = build_model(cfg.DISTILLER.TEACHER, dataset.num_classes)
+    distiller = build_distiller(cfg, dataset, teacher)
+    print(f"data: {dataset.name}, {len(dataset.train)} training images, {len(dataset.test)} {dataset.evaluates} images")
+    for name, module in (("student", distiller.student), ("teacher", teacher)):
+        if module is not None:
+            print(f"parameters of the {name}: {sum(p.numel() for p in module.parameters()):,}")
+    print(f"parameters training adds: {distiller.get_extra_parameters():,}")
+    trainer = Trainer(scaled, distiller, dataset)
+    train_seconds, eval_seconds = time_epoch(trainer)
+    hours = cfg.SOLVER.EPOCHS * (train_seconds + eval_seconds) / 3600
+    print(f"expected cost, from {TIMED_STEPS} timed steps on {trainer.device} with {torch.get_num_threads()} threads:")
+    print(f"  an epoch: {train_seconds:.1f} s of training, {eval_seconds:.1f} s of evaluation")
+    print(f"  {cfg.SOLVER.EPOCHS} epochs: {hours:.2f} hours")
+
+
+def time_epoch(trainer: Trainer) -> tuple[float, float]:
+    """Seconds of one epoch's training and evaluation, extrapolated from a few batches. Changes the trainer's weights."""
+    trainer.distiller.train()
+    steps = 0
+    for step, batch in enumerate(trainer.train_batches.epoch(1), start=1):
+        if step == WARM_STEPS + 1 or steps == 0:
+            _synchronise(trainer.device)
+            began, steps = time.perf_counter(), 0
+        trainer.step(batch, epoch=1, step=step)
+        steps += 1
+        if step == WARM_STEPS + TIMED_STEPS:
+            break
+    _synchronise(trainer.device)
+    train_seconds = (time.perf_counter() - began) / steps * len(trainer.train_batches)
+    trainer.distiller.eval()
+    began = time.perf_counter()
+    with torch.no_grad():
+        for batches, (image, _) in enumerate(trainer.eval_batches, start=1):
+            trainer.bare.forward_test(image)
+            if batches == TIMED_EVAL_BATCHES:
+                break
+    _synchronise(trainer.device)
+    return train_seconds, (time.perf_counter() - began) / batches * len(trainer.eval_batches)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

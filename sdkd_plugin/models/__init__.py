@@ -1,0 +1,36 @@
+"""The CIFAR model zoo: constructor names, state-dict keys and outputs equal mdistiller's, so checkpoints load both ways.
+
+Every model maps images [N, 3, H, W] to `(logits [N, K], feats)`; `base.CifarNet` says what `feats` holds.
+"""
+
+from torch import nn
+
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.registry import MODELS
+
+PUBLISHED_TEACHERS = ("resnet56", "resnet110", "resnet32x4", "ResNet50", "wrn_40_2", "vgg13")  # weights that mdistiller offers
+
+
+def build_model(name: str, num_classes: int) -> nn.Module:
+    """Builds a freshly initialised model of the zoo.
+
+    Args:
+        name: a name registered in `MODELS`, such as "resnet20".
+        num_classes: length of the logits, at least 1.
+
+    Raises:
+        UserError: the name is unknown (the nearest known one is named), or there are no classes.
+    """
+    entry = MODELS[name]
+    if num_classes < 1:
+        raise UserError(f"num_classes is {num_classes} for model {name!r}: it must be at least 1; look at the data set's labels")
+    return entry.build(num_classes)
+
+
+def teacher_checkpoint(name: str) -> str:
+    """Returns where a trained teacher's weights lie, relative to the working directory: mdistiller's layout.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    return f"download_ckpts/cifar_teachers/{MODELS[name].name}_vanilla/ckpt_epoch_240.pth"

@@ -1,0 +1,100 @@
+"""What all models of the zoo share: the contract, the stage that ends in a ReLU, He's initialisation."""
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Maps = tuple[list[Tensor], list[Tensor], Tensor]  # feats, preact_feats, head_in
+
+
+class CifarNet(nn.Module):
+    """Images [N, 3, H, W] -> `(logits [N, K], feats)`; a family adds its layers and `maps`.
+
+    `feats` is a dict of
+        feats: list of maps [N, C, H, W], one after the stem and one after each stage.
+        preact_feats: the same before their ReLU; the stem's entry is the one of `feats`.
+        head_in [N, D, H, W]: exactly the map whose global average is `pooled_feat`.
+        pooled_feat [N, D].
+    """
+
+    head = "fc"  # the child behind the global average; everything else computes features
+
+    def __init__(self, stage_channels: Iterable[int]):
+        super().__init__()
+        self.stage_channels = list(stage_channels)
+
+    def maps(self, image: Tensor) -> Maps:
+        """Computes everything before the head."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor | list[Tensor]]]:
+        feats, preact_feats, head_in = self.maps(image)
+        logits, pooled = self.forward_head(head_in)
+        return logits, {"feats": feats, "preact_feats": preact_feats, "head_in": head_in, "pooled_feat": pooled}
+
+    def forward_head(self, head_in: Tensor) -> tuple[Tensor, Tensor]:
+        """Global average over H and W, then the classifier.
+
+        Args:
+            head_in: [N, D, H, W], any H and W.
+        Returns:
+            logits [N, K] and the pooled feature [N, D].
+        """
+        pooled = head_in.mean((2, 3))  # [N, D]
+        return self.classifier_module()(pooled), pooled
+
+    def classifier_module(self) -> nn.Linear:
+        """The final linear layer, D -> K."""
+        return getattr(self, self.head)
+
+    def get_stage_channels(self) -> list[int]:
+        """The channels of `feats`, stem included."""
+        return list(self.stage_channels)
+
+    def get_feat_modules(self) -> nn.ModuleList:
+        """Every child but the head, in the order of the forward pass."""
+        return nn.ModuleList(child for name, child in self.named_children() if name != self.head)
+
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """For each stage after the stem, the norm whose output leads into the ReLU (OFD reads its margins there)."""
+        raise NotImplementedError
+
+
+class Stage(nn.Sequential):
+    """Blocks that stop short of their final ReLU, which stands here: returns the last map after and before it."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        last = len(self) - 1
+        for i, block in enumerate(self):
+            preact = block(x)
+            x = F.relu(preact, inplace=i < last)  # the last pre-activation is handed out and must survive
+        return x, preact
+
+
+def run_stages(x: Tensor, stages: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
+    """Feeds the stem's output through stages that return (out, preact); only `out` goes on. Returns feats, preact_feats."""
+    feats, preact_feats = [x], [x]
+    for stage in stages:
+        x, preact = stage(x)
+        feats.append(x)
+        preact_feats.append(preact)
+    return feats, preact_feats
+
+
+def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A same-padded convolution without bias, then its norm."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+def init_convolutions(net: nn.Module) -> None:
+    """Draws every convolution from N(0, 2 / (k^2 C_out)), biases 0 (He et al. 2015, eq. 14, backward case).
+
+    Depthwise convolutions count all output channels too, as mdistiller does. Norms start at 1 and 0 by themselves.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

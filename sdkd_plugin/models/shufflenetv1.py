@@ -1,0 +1,75 @@
+"""ShuffleNet with three groups for CIFAR: grouped 1x1 convolutions and channel shuffle (Zhang et al. 2018, figure 2)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdkd_plugin.models.base import CifarNet, Maps, Stage, run_stages
+from sdkd_plugin.registry import MODELS
+
+GROUPS = 3
+STEM = 24
+BLOCKS = (4, 8, 4)
+WIDTHS = (240, 480, 960)
+
+
+class ShuffleUnit(nn.Module):
+    """1x1, shuffle, 3x3 depthwise, 1x1; joined with x by sum, or with x pooled to half size by concatenation.
+
+    The ReLU after the joint belongs to the stage.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.halves = stride == 2
+        branch = channels - in_channels if self.halves else channels
+        bottleneck = branch // 4
+        self.groups = 1 if in_channels == STEM else GROUPS  # the stem has too few channels to be grouped
+        self.conv1 = nn.Conv2d(in_channels, bottleneck, 1, groups=self.groups, bias=False)
+        self.bn1 = nn.BatchNorm2d(bottleneck)
+        self.conv2 = nn.Conv2d(bottleneck, bottleneck, 3, stride, padding=1, groups=bottleneck, bias=False)
+        self.bn2 = nn.BatchNorm2d(bottleneck)
+        self.conv3 = nn.Conv2d(bottleneck, branch, 1, groups=GROUPS, bias=False)
+        self.bn3 = nn.BatchNorm2d(branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.channel_shuffle(out, self.groups)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        out = self.bn3(self.conv3(out))
+        if self.halves:
+            return torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], 1)  # [N, channels, H/2, W/2]
+        return out + x
+
+
+@MODELS.register("ShuffleV1")
+class ShuffleNetV1(CifarNet):
+    """A 1x1 stem at full size, then three stages, each at half the size of the one before. PyTorch's default initialisation.
+
+    Args:
+        num_classes: length of the logits.
+    """
+
+    head = "linear"
+
+    def __init__(self, num_classes: int):
+        super().__init__([STEM, *WIDTHS])
+        self.conv1 = nn.Conv2d(3, STEM, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(STEM)
+        self.layer1 = _stage(BLOCKS[0], STEM, WIDTHS[0])
+        self.layer2 = _stage(BLOCKS[1], WIDTHS[0], WIDTHS[1])
+        self.layer3 = _stage(BLOCKS[2], WIDTHS[1], WIDTHS[2])
+        self.linear = nn.Linear(WIDTHS[2], num_classes)
+
+    def maps(self, image: Tensor) -> Maps:
+        stem = F.relu(self.bn1(self.conv1(image)))
+        feats, preact_feats = run_stages(stem, [self.layer1, self.layer2, self.layer3])
+        return feats, preact_feats, feats[-1]
+
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [stage[-1].bn3 for stage in (self.layer1, self.layer2, self.layer3)]
+
+
+def _stage(blocks: int, in_channels: int, channels: int) -> Stage:
+    following = [ShuffleUnit(channels, channels, stride=1) for _ in range(blocks - 1)]
+    return Stage(ShuffleUnit(in_channels, channels, stride=2), *following)
