@@ -75,7 +75,9 @@ def load_dataset(cfg: CN) -> Dataset:
     node = cfg.DATASET
     data: Dataset = DATASETS[node.TYPE].build(cfg)
     if data.num_classes < 2:
-        raise UserError(f"data set {data.name!r} has {data.num_classes} class; at least 2 are needed: check DATASET.ROOT {node.ROOT!r}")
+        raise UserError(
+            f"data set {data.name!r} has {data.num_classes} class; at least 2 are needed: check DATASET.ROOT {node.ROOT!r}"
+        )
     train, test = data.train, data.test
     if node.SUBSET < 1:
         counts = [max(1, round(node.SUBSET * count)) for count in _class_counts(train.targets)]

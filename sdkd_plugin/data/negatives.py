@@ -26,7 +26,9 @@ class NegativeSampler:
         counts = torch.bincount(targets, minlength=dataset.num_classes)
         if counts.max() == len(targets):
             name = dataset.classes[int(counts.argmax())]
-            raise UserError(f"all {len(targets)} training images are of class {name!r}; negatives need a second: check DATASET.ROOT")
+            raise UserError(
+                f"all {len(targets)} training images are of class {name!r}; negatives need a second: check DATASET.ROOT"
+            )
         self.num_negatives, self.device = num_negatives, device
         self.sorted = targets.argsort(stable=True).to(device)  # [N]
         self.counts = counts.to(device)

@@ -49,7 +49,9 @@ def npz(cfg: CN) -> Dataset:
 
 def _array(archive: "np.lib.npyio.NpzFile", key: str, path: str) -> np.ndarray:
     if key not in archive.files:
-        raise UserError(f"array {key!r} is missing from {path!r}, which holds: {', '.join(archive.files)}; it must be {_EXPECTED}")
+        raise UserError(
+            f"array {key!r} is missing from {path!r}, which holds: {', '.join(archive.files)}; it must be {_EXPECTED}"
+        )
     try:
         return archive[key]
     except _DAMAGE as error:

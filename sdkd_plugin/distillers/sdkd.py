@@ -58,29 +58,22 @@ class Family:
     """Where the stages of one family of models are: in mdistiller's models as in ours, found by attribute, not by class."""
 
     name: str
-    order: tuple[str, ...]  # modules from the image on, in the order they run; some are missing in some members
+    order: tuple[str, ...]  # modules from the image on, in the order they run; a member may lack some that are no stage
     stages: tuple[str, ...]  # those of them whose output is a stage's map
-    maps: str  # which list of the model's second output holds these maps
+    maps: str  # which list in the model's second output holds these maps
     pair: bool  # a stage returns (out, preact), else out
     signed: bool  # the maps have both signs, else they are >= 0
 
-    def fits(self, model: nn.Module) -> bool:
-        """Whether the model has every stage of this family."""
-        return all(_has(model, path) for path in self.stages)
 
-
-def _numbered(prefix: str, first: int, last: int) -> tuple[str, ...]:
-    return tuple(f"{prefix}{i}" for i in range(first, last + 1))
-
-
-_STEM, _VGG = ("conv1", "bn1", "relu"), tuple(f"{kind}{i}" for i in range(5) for kind in ("block", "pool"))
+_STEM, _LAYERS = ("conv1", "bn1", "relu"), ("layer1", "layer2", "layer3", "layer4")
+_VGG = tuple(f"{kind}{i}" for i in range(5) for kind in ("block", "pool"))  # block0, pool0, block1, ...
 _MOBILE = tuple(f"blocks.{i}" for i in range(7))
-# A model belongs to the first family that fits: those with more stages come first.
+# A model belongs to the first family whose stages it has, so those with more stages come first.
 FAMILIES = (
-    Family("ResNet18/50", _STEM + _numbered("layer", 1, 4), _numbered("layer", 1, 4), "feats", pair=True, signed=False),
-    Family("resnet, ShuffleNet", _STEM + _numbered("layer", 1, 3), _numbered("layer", 1, 3), "feats", pair=True, signed=False),
-    Family("vgg", _VGG[:-1], _numbered("block", 1, 4), "preact_feats", pair=False, signed=True),
-    Family("wrn", ("conv1",) + _numbered("block", 1, 3), _numbered("block", 1, 3), "feats", pair=False, signed=True),
+    Family("ResNet18/50", _STEM + _LAYERS, _LAYERS, "feats", pair=True, signed=False),
+    Family("resnet and ShuffleNet", _STEM + _LAYERS[:3], _LAYERS[:3], "feats", pair=True, signed=False),
+    Family("vgg", _VGG[:-1], _VGG[2::2], "preact_feats", pair=False, signed=True),
+    Family("wrn", ("conv1",) + _VGG[2:7:2], _VGG[2:7:2], "feats", pair=False, signed=True),
     Family("MobileNetV2", ("conv1",) + _MOBILE, _MOBILE[1:3] + _MOBILE[4::2], "feats", pair=False, signed=True),
 )
 
@@ -88,22 +81,22 @@ FAMILIES = (
 def find_family(model: nn.Module) -> Family:
     """Returns the family of a model. Raises UserError, naming the model's class, when no family fits."""
     for family in FAMILIES:
-        if family.fits(model):
+        if all(_has(model, path) for path in family.stages):
             return family
     raise UserError(
-        f"SDKD cannot find the stages of {type(model).__name__}; supported families: {', '.join(f.name for f in FAMILIES)};"
-        " choose such a DISTILLER.TEACHER and DISTILLER.STUDENT"
+        f"SDKD finds no stages in {type(model).__name__}; supported families: {', '.join(f.name for f in FAMILIES)};"
+        " choose DISTILLER.TEACHER and DISTILLER.STUDENT among them"
     )
 
 
 def stage_channels(model: nn.Module, family: Family) -> list[int]:
-    """Channels of each stage's map. Raises UserError when the model does not return such maps."""
+    """Channels of the stem's and each stage's map. Raises UserError when the model does not return such maps."""
     output = probe(model)
     maps = output[1].get(family.maps, []) if isinstance(output, tuple) and isinstance(output[1], dict) else []
     if len(maps) != len(family.stages) + 1:
         wanted = f"(logits, {{{family.maps!r}: [stem, {len(family.stages)} stages]}})"
         raise UserError(f"{type(model).__name__} has the stages of {family.name} but does not return {wanted}, which SDKD reads")
-    return [m.shape[1] for m in maps[1:]]
+    return [m.shape[1] for m in maps]
 
 
 def _has(model: nn.Module, path: str) -> bool:
@@ -167,11 +160,9 @@ def _conv_norm(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 def resize(x: Tensor, size: torch.Size) -> Tensor:
     """Adaptive average pooling down, bilinear interpolation up, to [..., *size]."""
-    if x.shape[-2:] == size:
-        return x
     if x.shape[-1] > size[-1]:
         return F.adaptive_avg_pool2d(x, size)
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 class ProxyStage(nn.Module):
@@ -206,42 +197,36 @@ class ProxyTeacher(nn.Module):
 
     Args:
         student: S, or for SYNC checkpoint the trained student to copy.
-        stages: 1-based numbers of the fused stages, ascending.
-        teacher_channels: of the teacher's map that each fused stage is paired with.
+        teacher_channels: {k: channels of the teacher's map} for each fused stage k, ascending.
         cfg: the SDKD node.
     """
 
-    def __init__(self, student: nn.Module, stages: list[int], teacher_channels: list[int], cfg: CN):
+    def __init__(self, student: nn.Module, teacher_channels: dict[int, int], cfg: CN):
         super().__init__()
         self.sync, self.decay, self.student_norms = cfg.SYNC, cfg.EMA_DECAY, cfg.PROXY_BN == "student"
-        self.family, self.stages = find_family(student), stages
         self.starts_inside = cfg.SYNC == "step" and not self.student_norms
-        channels = stage_channels(student, self.family)
+        self.family, self.stages, first = find_family(student), list(teacher_channels), min(teacher_channels)
+        self.skipped = [k for k in range(1, first) if self.starts_inside]
         self.model = copy.deepcopy(student)
         copies = list(self.model.named_modules())
-        for k, c in zip(stages, teacher_channels, strict=True):
-            self._wrap(k, FFB(channels[k - 1], c, cfg.FUSION, self.family.signed))
-        if self.starts_inside:
-            self._skip_start()
+        channels = stage_channels(student, self.family)
+        for k in self.skipped:
+            self._wrap(k, None)
+        for k, c in teacher_channels.items():
+            self._wrap(k, FFB(channels[k], c, cfg.FUSION, self.family.signed))
+        for path in self.family.order[: self.family.order.index(self.family.stages[first - 1])] if self.starts_inside else ():
+            if path not in self.family.stages and _has(self.model, path):
+                _replace(self.model, path, nn.Identity())
         self.shared = self._disown(copies)
         self.register_buffer("synced", torch.tensor(-1))  # epoch of the last copy; -1: none yet
-        if cfg.SYNC != "checkpoint":
-            self._share(student)
+        self._share(student)
 
     def _wrap(self, k: int, fusion: FFB | None) -> None:
         path = self.family.stages[k - 1]
         _replace(self.model, path, ProxyStage(self.model.get_submodule(path), fusion, self.family.pair))
 
-    def _skip_start(self) -> None:
-        """Everything that runs before the first fused stage hands its input on; stages give the student's maps."""
-        for k in range(1, self.stages[0]):
-            self._wrap(k, None)
-        for path in self.family.order[: self.family.order.index(self.family.stages[self.stages[0] - 1])]:
-            if path not in self.family.stages and _has(self.model, path):
-                _replace(self.model, path, nn.Identity())
-
     def _disown(self, copies: list[tuple[str, nn.Module]]) -> list[tuple[str, str, tuple[str, ...]]]:
-        """Takes P's copied Parameters away; lists (path in P, path in S, names) of the tensors to share instead."""
+        """Takes the copy's Parameters away; lists (path in P, path in S, names) of the tensors that P has from S."""
         paths = {module: path for path, module in self.model.named_modules()}
         shared = []
         for student_path, module in copies:
@@ -249,7 +234,7 @@ class ProxyTeacher(nn.Module):
             for name in names:
                 value = module._parameters.pop(name).detach()
                 if self.sync != "step":
-                    module.register_buffer(name, value.clone())  # persistent: an interrupted run resumes with it
+                    module.register_buffer(name, value)  # persistent: an interrupted run resumes with it
             if self.student_norms and isinstance(module, _BatchNorm):
                 names += ("running_mean", "running_var")
             if names and module in paths:
@@ -257,22 +242,21 @@ class ProxyTeacher(nn.Module):
         return shared
 
     @torch.no_grad()
-    def _share(self, student: nn.Module, blend: float | None = None) -> None:
-        """Makes P's weights S's, or with `blend` moves them that share of the way towards S's.
+    def _share(self, student: nn.Module, blend: float = 1.0) -> None:
+        """Makes P's weights S's; real copies move only that share `blend` of the way.
 
         Goes by path through both module trees: a DataParallel replica lists no parameters, but its modules have them.
         """
         own, theirs = dict(self.model.named_modules()), dict(student.named_modules())
         for path, student_path, names in self.shared:
-            module, source = own[path], theirs[student_path]
             for name in names:
-                value = getattr(source, name).detach()
-                if self.sync == "step":  # a buffer among these is a running statistic, which S goes on to change in place
-                    setattr(module, name, value.clone() if name in module._buffers else value)
-                elif blend is None or name.startswith("running_"):
-                    getattr(module, name).copy_(value)  # in place: all that survives of a change made on a replica
+                value = getattr(theirs[student_path], name).detach()
+                if self.sync == "step":  # S's running statistics change in place later, its weights only after the backward
+                    setattr(own[path], name, value.clone() if name.startswith("running_") else value)
+                elif blend == 1 or name.startswith("running_"):
+                    getattr(own[path], name).copy_(value)  # in place: only this outlives a replica
                 else:
-                    getattr(module, name).lerp_(value, blend)
+                    getattr(own[path], name).lerp_(value, blend)
 
     def refresh(self, student: nn.Module, epoch: int) -> None:
         """Brings P's weights up to date, as SYNC says."""
@@ -280,49 +264,44 @@ class ProxyTeacher(nn.Module):
             self._share(student)
         elif self.sync != "checkpoint":
             last = int(self.synced)
-            if last == -1 or (self.sync == "epoch" and last != epoch):
+            if last < 0 or (self.sync == "epoch" and last != epoch):
                 self._share(student)
             elif self.sync == "ema":
                 self._share(student, 1 - self.decay)
-            self.synced.fill_(last if self.sync == "init" and last != -1 else epoch)
+            self.synced.fill_(epoch)
 
     def train(self, mode: bool = True) -> "ProxyTeacher":
         super().train(mode)
-        if self.student_norms:
-            for path, _, _ in self.shared:
-                module = self.model.get_submodule(path)
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        for path, _, names in self.shared:
+            if "running_mean" in names:
+                self.model.get_submodule(path).eval()
         return self
 
     def forward(
-        self, image: Tensor, student: nn.Module, student_maps: list[Tensor], teacher_maps: list[Tensor], epoch: int
+        self, image: Tensor, student: nn.Module, student_maps: list[Tensor], teacher_maps: dict[int, Tensor], epoch: int
     ) -> tuple[Tensor, list[Tensor]]:
         """One pass with S's current weights.
 
         Args:
             image: [N, 3, H, W].
             student: S (in a DataParallel replica, that replica's).
-            student_maps: s_k of every stage, used where P starts inside.
-            teacher_maps: t_k paired with every fused stage, without gradient.
+            student_maps: the stem's and each s_k.
+            teacher_maps: {k: t_k} for each fused stage k, without gradient.
             epoch: 1-based.
         Returns:
-            z_P [N, K], and f_k of every fused stage.
+            z_P [N, K], and the list of P's maps, f_k in the place of p_k.
         """
         self.refresh(student, epoch)
-        wrapped = [(k, self.model.get_submodule(self.family.stages[k - 1])) for k in range(1, len(self.family.stages) + 1)]
-        wrapped = [(k, stage) for k, stage in wrapped if isinstance(stage, ProxyStage)]
+        wrapped = {k: self.model.get_submodule(self.family.stages[k - 1]) for k in self.skipped + self.stages}
         try:
-            for k, stage in wrapped:
-                if self.starts_inside and k <= self.stages[0]:
-                    stage.student_map = student_maps[k - 1].detach()
-                if k in self.stages:
-                    stage.teacher_map = teacher_maps[self.stages.index(k)]
+            for k, stage in wrapped.items():
+                stage.student_map = student_maps[k].detach() if self.starts_inside and k <= self.stages[0] else None
+                stage.teacher_map = teacher_maps.get(k)
             logits, feats = self.model(image)
         finally:
-            for _, stage in wrapped:
+            for stage in wrapped.values():
                 stage.student_map = stage.teacher_map = None
-        return logits, [feats[self.family.maps][k] for k in self.stages]
+        return logits, feats[self.family.maps]
 
 
 def feature_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -336,19 +315,18 @@ def check_config(cfg: CN) -> None:
     for key, choices in CHOICES.items():
         if cfg[key] not in choices:
             raise unknown("value", cfg[key], choices, f"SDKD.{key}")
-    bounds = {"TAU": (cfg.TAU > 0, "above 0"), "EMA_DECAY": (0 <= cfg.EMA_DECAY <= 1, "from 0 to 1"), "WARMUP": (cfg.WARMUP >= 0, "0 or more")}
-    bounds |= {f"LOSS.{key}": (weight >= 0, "0 or more") for key, weight in cfg.LOSS.items()}
-    for key, (good, allowed) in bounds.items():
-        if not good:
-            raise UserError(f"SDKD.{key} is {dict(flatten(cfg))[key]}; allowed: {allowed}")
+    for key, value in flatten(cfg):
+        top = 1.0 if key == "EMA_DECAY" else math.inf
+        if isinstance(value, int | float) and not (0 <= value <= top and (value or key != "TAU")):
+            raise UserError(f"SDKD.{key} is {value}; allowed: {'above 0' if key == 'TAU' else f'from 0 to {top}'}")
     if bool(cfg.SYNC_CKPT) != (cfg.SYNC == "checkpoint"):
-        raise UserError(f"SDKD.SYNC is {cfg.SYNC!r} and SDKD.SYNC_CKPT is {cfg.SYNC_CKPT!r}; SYNC checkpoint needs a file, no other SYNC takes one")
+        raise UserError(f"SDKD.SYNC_CKPT is {cfg.SYNC_CKPT!r} with SDKD.SYNC {cfg.SYNC!r}; SYNC checkpoint needs a file, others take none")
 
 
 def fused_stages(wanted: list[int], n: int) -> list[int]:
-    """SDKD.STAGES checked and in ascending order; all n stages if empty."""
+    """SDKD.STAGES checked and ascending; all n stages if empty."""
     if len(set(wanted)) != len(wanted) or not all(type(k) is int and 1 <= k <= n for k in wanted):
-        raise UserError(f"SDKD.STAGES is {wanted}; allowed: different whole numbers from 1 to {n}, or [] for all stages of this student")
+        raise UserError(f"SDKD.STAGES is {wanted}; allowed: different whole numbers from 1 to {n} for this student, [] for all")
     return sorted(wanted) or list(range(1, n + 1))
 
 
@@ -364,39 +342,34 @@ def trained_student(student: nn.Module, path: str) -> nn.Module:
 
 @METHODS.register("SDKD", config=CONFIG, epoch_keys=("WARMUP",))
 class SDKD(Distiller):
-    """Student: w CE(z_S,y) + w_t KL(z_T||z_S) + w_p KL(sg z_P||z_S) + w_f sum_k d(s_k, sg f_k);
-    fusion: w_pc CE(z_P,y) + w_m KL(sg z_S||z_P) + w_pt KL(z_T||z_P); every KL times tau^2.
+    """Student: CE(z_S,y) + w_t KL(z_T||z_S) + w_p KL(sg z_P||z_S) + w_f sum_k d(s_k, sg f_k);
+    FFBs: w_pc CE(z_P,y) + w_m KL(sg z_S||z_P) + w_pt KL(z_T||z_P); every KL times tau^2.
 
-    A weight of zero skips what it weighs; with all of P's weights at zero there is no P, with all but CE's no teacher pass.
-    Source: the paper's poster; what it leaves open is listed in the card.
+    A weight of zero skips what it weighs; with all of P's weights at zero there is no P, with all but the first no teacher pass.
+    Source: the paper's poster; what it leaves open, and our choice, is listed in the card.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
-        self.cfg = cfg = cfg.SDKD
-        check_config(cfg)
-        self.weights = cfg.LOSS
-        self.proxy = None
-        self.teacher_family = find_family(teacher)
+        self.cfg, self.weights, self.proxy = cfg.SDKD, cfg.SDKD.LOSS, None
+        check_config(self.cfg)
         if any(self.weights[key] for key in PROXY_WEIGHTS):
+            self.teacher_family = find_family(teacher)
             n, m = len(find_family(student).stages), len(self.teacher_family.stages)
-            stages = fused_stages(cfg.STAGES, n)
-            self.pairs = [math.ceil(k * m / n) for k in stages]  # 1-based teacher stages
+            self.pairs = {k: math.ceil(k * m / n) for k in fused_stages(self.cfg.STAGES, n)}  # student's stage: teacher's
             channels = stage_channels(teacher, self.teacher_family)
-            source = trained_student(student, cfg.SYNC_CKPT) if cfg.SYNC == "checkpoint" else student
-            self.proxy = ProxyTeacher(source, stages, [channels[j - 1] for j in self.pairs], cfg)
+            source = trained_student(student, self.cfg.SYNC_CKPT) if self.cfg.SYNC == "checkpoint" else student
+            self.proxy = ProxyTeacher(source, {k: channels[j] for k, j in self.pairs.items()}, self.cfg)
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
         w, tau = self.weights, self.cfg.TAU
         z_s, feats = self.student(image)
-        z_t = z_p = student_maps = fused_maps = None
         if self.proxy is not None or w.TEACHER_WEIGHT:
             with torch.no_grad():
                 z_t, teacher_feats = self.teacher(image)
         if self.proxy is not None:
-            student_maps = feats[self.proxy.family.maps][1:]
-            z_p, fused_maps = self.proxy(image, self.student, student_maps, self._teacher_maps(teacher_feats), epoch)
-            student_maps = [student_maps[k - 1] for k in self.proxy.stages]
+            s = feats[self.proxy.family.maps]
+            z_p, f = self.proxy(image, self.student, s, self._teacher_maps(teacher_feats), epoch)
         self.terms = {}
         loss_ce = self._weigh(
             z_s.new_zeros(()),
@@ -407,14 +380,14 @@ class SDKD(Distiller):
             z_s.new_zeros(()),
             kd_teacher=(w.TEACHER_WEIGHT, lambda: kd_loss(z_s, z_t, tau)),
             kd_proxy=(w.PROXY_WEIGHT, lambda: kd_loss(z_s, z_p.detach(), tau)),
-            feat=(w.FEAT_WEIGHT, lambda: sum(feature_distance(s, f.detach()) for s, f in zip(student_maps, fused_maps, strict=True))),
+            feat=(w.FEAT_WEIGHT, lambda: sum(feature_distance(s[k], f[k].detach()) for k in self.pairs)),
             mutual=(w.MUTUAL_WEIGHT, lambda: kd_loss(z_p, z_s.detach(), tau)),
             proxy_kd_teacher=(w.PROXY_TEACHER_WEIGHT, lambda: kd_loss(z_p, z_t, tau)),
         )
         return z_s, {"loss_ce": loss_ce, "loss_kd": loss_kd}
 
     def _weigh(self, total: Tensor, **terms: tuple[float, Callable[[], Tensor]]) -> Tensor:
-        """Sum of weight times term; a term without weight is not computed. Keeps each term, unweighted, for the log."""
+        """Adds weight times term; a term without weight is not computed. Keeps each term, unweighted, for the log."""
         for name, (weight, compute) in terms.items():
             if weight:
                 value = compute()
@@ -422,8 +395,8 @@ class SDKD(Distiller):
                 total = total + weight * value
         return total
 
-    def _teacher_maps(self, feats: dict) -> list[Tensor]:
-        maps = [feats[self.teacher_family.maps][j] for j in self.pairs]
+    def _teacher_maps(self, feats: dict) -> dict[int, Tensor]:
+        maps = {k: feats[self.teacher_family.maps][j] for k, j in self.pairs.items()}
         if self.cfg.TEACHER_FEATURES == "zeros":
-            return [torch.zeros_like(t) for t in maps]
-        return [t.roll(1, 0) for t in maps] if self.cfg.TEACHER_FEATURES == "shuffled" else maps
+            return {k: torch.zeros_like(t) for k, t in maps.items()}
+        return {k: t.roll(1, 0) for k, t in maps.items()} if self.cfg.TEACHER_FEATURES == "shuffled" else maps

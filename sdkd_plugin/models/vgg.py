@@ -28,7 +28,7 @@ class HalvingPool(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < 2:
             size = "x".join(str(side) for side in x.shape[2:])
-            raise UserError(f"the image is too small for vgg: a map of {size} is to be halved; images need 8x8 pixels or more")
+            raise UserError(f"vgg cannot halve a map of {size} any more: choose images of 8x8 pixels or more, or another model")
         return super().forward(x)
 
 
@@ -66,7 +66,7 @@ class VGG(CifarNet):
         feat2 = F.relu(preact2)
         preact3 = self.block3(self.pool2(feat2))
         feat3 = F.relu(preact3)
-        large = feat3.shape[2] >= 8  # an image of 64 pixels or more
+        large = min(feat3.shape[2:]) >= 8  # an image of 64 pixels or more
         preact4 = self.block4(self.pool3(feat3) if large else feat3)
         feat4 = F.relu(preact4)
         return [stem, feat1, feat2, feat3, feat4], [stem, preact1, preact2, preact3, preact4], feat4
