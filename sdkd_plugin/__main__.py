@@ -1,4 +1,4 @@
-"""The command line: `python -m sdkd_plugin train|eval|demo`, also behind tools/*.py with mdistiller's flags."""
+"""The command line: `python -m sdkd_plugin train|eval|table|demo`, also behind tools/*.py with mdistiller's flags."""
 
 import argparse
 import sys
@@ -51,6 +51,20 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides, such as DATASET.ROOT cifar100.npz")
     score.set_defaults(command=_eval)
 
+    table = commands.add_parser("table", help="compare runs: mean, spread, gain, published numbers, cost, paired tests")
+    table.add_argument("folders", nargs="*", metavar="RUNS", help="folders that hold runs, searched recursively")
+    table.add_argument(
+        "--format", default="terminal", choices=("terminal", "md", "latex", "csv", "html"), help="default: terminal"
+    )
+    table.add_argument("--output", metavar="FILE", help="write there instead of printing")
+    table.add_argument("--versus", metavar="METHOD", help="test this method against every other, paired by seed")
+    table.add_argument("--best", action="store_true", help="show the best epoch on the evaluated images beside the last epoch")
+    table.add_argument("--published", metavar="NAME", help="published numbers: poster, motivation or repdistiller; alone: print it")
+    table.add_argument(
+        "--split", nargs="+", default=[], metavar="KEY", help="a row for each value of a method's setting, such as SDKD.FUSION"
+    )
+    table.set_defaults(command=_table)
+
     demo = commands.add_parser("demo", help="train and compare five methods on handwritten digits in a few minutes")
     demo.add_argument("--output", default="output/demo", help="where the runs and the table go (default: output/demo)")
     demo.set_defaults(command=_demo)
@@ -85,6 +99,14 @@ def _eval(options: argparse.Namespace) -> None:
         options.model,
     ]
     score_checkpoint(load_config(None, [*own, *options.opts]), options.ckpt)
+
+
+def _table(options: argparse.Namespace) -> None:
+    from sdkd_plugin.bench.command import make_table
+
+    make_table(
+        options.folders, options.format, options.output, options.versus, options.best, options.published, options.split
+    )
 
 
 def _demo(options: argparse.Namespace) -> None:

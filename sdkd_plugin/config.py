@@ -83,6 +83,9 @@ BOUNDS = {
     "SOLVER.EPOCHS": (1, None),
     "SOLVER.SCHEDULE_EPOCHS": (0, None),
     "SOLVER.LR": (0.0, None),
+    "SOLVER.LR_DECAY_RATE": (0.0, None),
+    "SOLVER.WEIGHT_DECAY": (0.0, None),
+    "SOLVER.MOMENTUM": (0.0, 1.0),
     "SOLVER.SEED": (0, None),
     "LOG.SAVE_CHECKPOINT_FREQ": (1, None),
 }
@@ -138,8 +141,8 @@ def check_config(cfg: CN) -> None:
             or (key.endswith("STD") and min(flat[key]) <= 0)
         ):
             raise UserError(f"{key} is {flat[key]}; allowed: three numbers, one per channel (STD: above 0)")
-    if cfg.DATASET.VAL_FRACTION < 0:
-        raise UserError(f"DATASET.VAL_FRACTION is {cfg.DATASET.VAL_FRACTION}; allowed: from 0 to below 1")
+    if not all(type(stage) in (int, float) for stage in cfg.SOLVER.LR_DECAY_STAGES):
+        raise UserError(f"SOLVER.LR_DECAY_STAGES is {cfg.SOLVER.LR_DECAY_STAGES}; allowed: epochs, such as [150, 180, 210]")
 
 
 def scaled_config(cfg: CN) -> CN:
@@ -188,24 +191,20 @@ def _read_yaml(path: str | Path) -> dict:
         raise UserError(
             f"config file {str(path)!r} cannot be read: {error.strerror}; see configs/ for those that exist"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, a date that is none
         raise UserError(f"config file {str(path)!r} is no valid yaml: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise UserError(f"config file {str(path)!r} holds {type(tree).__name__}, not a tree of keys")
     return tree
 
 
-def _pairs(overrides: list[str]) -> Iterator[tuple[str, Any]]:
+def _pairs(overrides: list[str]) -> Iterator[tuple[str, str]]:
     misplaced = [word for word in overrides[::2] if word.startswith("-")]
     if misplaced:
         raise UserError(f"option {misplaced[0]} stands among the KEY VALUE overrides; options come before them")
     if len(overrides) % 2:
         raise UserError(f"overrides come as KEY VALUE pairs; {overrides[-1]!r} has no partner in: {' '.join(overrides)}")
-    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
-        try:
-            yield key, ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            yield key, text  # a bare word is a string, as in yacs
+    yield from zip(overrides[::2], overrides[1::2], strict=True)
 
 
 def _merge(node: CN, tree: dict, prefix: str, where: str) -> None:
@@ -224,6 +223,8 @@ def _merge(node: CN, tree: dict, prefix: str, where: str) -> None:
 
 def _coerce(name: str, value: Any, default: Any, where: str) -> Any:
     """The value in its default's type: int becomes float, tuple becomes list; anything else must match already."""
+    if isinstance(value, str) and not isinstance(default, str):
+        value = _literal(value)
     if isinstance(value, tuple):
         value = list(value)
     if type(default) is float and type(value) is int:
@@ -235,3 +236,11 @@ def _coerce(name: str, value: Any, default: Any, where: str) -> Any:
             f"{name} in {where} is {value!r} ({type(value).__name__}); allowed: {type(default).__name__}, such as {default!r}"
         )
     return value
+
+
+def _literal(text: str) -> Any:
+    """The Python value that `text` spells, else `text`. As in yacs, yaml's too: there 5e-4 is text, for want of a dot."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval is documented to raise
+        return text

@@ -1,6 +1,7 @@
 """Names to implementations: methods, models and data sets register themselves here by decorator."""
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,9 +22,10 @@ class Entry:
     @property
     def place(self) -> str:
         """Where the implementation stands, as file:line."""
-        code = getattr(self.build, "__init__", self.build) if isinstance(self.build, type) else self.build
-        code = getattr(code, "__code__", None)
-        return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.build)
+        try:
+            return f"{inspect.getsourcefile(self.build)}:{inspect.getsourcelines(self.build)[1]}"
+        except (OSError, TypeError):  # typed at a prompt, or no Python
+            return repr(self.build)
 
 
 class Registry:

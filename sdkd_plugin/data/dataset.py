@@ -83,7 +83,7 @@ def load_dataset(cfg: CN) -> Dataset:
         counts = [max(1, round(node.SUBSET * count)) for count in _class_counts(train.targets)]
         train = train.take(choose_per_class(train.targets, counts, "subset"))
     if node.VAL_FRACTION > 0:
-        train, test = _hold_out(train, node.VAL_FRACTION, data.classes)
+        train, test = hold_out(train, node.VAL_FRACTION, data.classes)
         data = replace(data, evaluates="val")
     train, test = _sized(train, node.IMAGE_SIZE), _sized(test, node.IMAGE_SIZE)
     if train.images.shape[1:] != test.images.shape[1:]:
@@ -137,7 +137,12 @@ def _class_counts(targets: Tensor) -> list[int]:
     return torch.bincount(targets).tolist()
 
 
-def _hold_out(train: Images, fraction: float, classes: list[str]) -> tuple[Images, Images]:
+def hold_out(train: Images, fraction: float, classes: list[str]) -> tuple[Images, Images]:
+    """Splits off this fraction of each class, the same images whatever SOLVER.SEED is. Returns (kept, held out).
+
+    Raises:
+        UserError: a class would be left without training images.
+    """
     present = _class_counts(train.targets)
     counts = [max(1, round(fraction * count)) for count in present]
     for label, (held, count) in enumerate(zip(counts, present, strict=True)):

@@ -1,45 +1,96 @@
 """The Distiller contract, shared with mdistiller: `Class(student, teacher, cfg)`, one step in `forward_train`."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from yacs.config import CfgNode as CN
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of a method's training, with an optimiser of its own.
+
+    Args:
+        name: as it stands in metrics.csv.
+        epochs: how many, whole.
+        lr: constant learning rate; None: SOLVER's, with its decay counted in this stage's epochs.
+        scores: whether the accuracy in this stage is the method's (not so while only feature maps are being matched);
+            the last stage always scores.
+        validation: fraction of the training images that this stage holds out and hands to `before_step`.
+    """
+
+    name: str
+    epochs: int
+    lr: float | None = None
+    scores: bool = True
+    validation: float = 0.0
 
 
 class Distiller(nn.Module):
-    """Holds a student and a frozen teacher; a method adds its own modules and its `forward_train`.
+    """Holds a student and a teacher; a method adds its own modules and its `forward_train`.
 
     What a method needs from the loop it declares as class attributes; the loop reads them, never the method's name:
-        needs_teacher: a trained teacher is loaded and frozen (False: `teacher` is None).
+        teacher_from: "checkpoint": trained and frozen; "scratch": freshly initialised, the method trains it; "none".
         needs_num_data: the constructor takes a fourth argument, the number of training images.
-        needs_negatives: `forward_train` receives `contrastive_index` [N, 1 + K], see `num_negatives`.
+        needs_negatives: `forward_train` receives `contrastive_index` [N, 1 + K] with K = `self.num_negatives`.
+        needs_constant_batch: a last short batch is left out.
+    and by overriding `stages`, `begin_stage`, `get_parameter_groups`, `before_step` and `deployed`.
     Epoch-valued config keys are declared at registration (`epoch_keys`), so that short schedules scale them.
     """
 
-    needs_teacher = True
+    teacher_from = "checkpoint"
     needs_num_data = False
     needs_negatives = False
+    needs_constant_batch = False
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None):
         super().__init__()
         self.student = student
         self.teacher = teacher
+        self.stage: Stage | None = None  # set by the loop; None under a loop that knows no stages
         self.terms: dict[str, Tensor] = {}  # single loss terms of the last step, detached, for the log only
-        if teacher is not None:
+        if self.teacher_from == "checkpoint":
             teacher.requires_grad_(False)
             teacher.eval()
 
     def train(self, mode: bool = True) -> "Distiller":
         super().train(mode)
-        if self.teacher is not None:
+        if self.teacher_from == "checkpoint":
             self.teacher.eval()
         return self
 
     def get_learnable_parameters(self) -> list[nn.Parameter]:
-        """Every parameter but the teacher's: nothing that is registered can be forgotten."""
-        return [p for name, p in self.named_parameters() if not name.startswith("teacher.")]
+        """Every parameter but a frozen teacher's: nothing that is registered can be forgotten."""
+        frozen = "teacher." if self.teacher_from == "checkpoint" else ()
+        return [p for name, p in self.named_parameters() if not name.startswith(frozen)]
 
     def get_extra_parameters(self) -> int:
         """How many trainable numbers training adds to the student's own."""
         return sum(p.numel() for p in self.get_learnable_parameters()) - sum(p.numel() for p in self.student.parameters())
+
+    def stages(self, cfg: CN) -> list[Stage]:
+        """The phases of training in order; by default one, SOLVER's. `cfg` is scaled to this run's epochs."""
+        return [Stage("train", cfg.SOLVER.EPOCHS)]
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Called once before a stage's first epoch, for what must happen exactly once; not called again on resume.
+
+        Modes and freezing that hold throughout a stage belong in `train`, which sees `self.stage`.
+        """
+
+    def get_parameter_groups(self, stage: Stage) -> list[dict[str, Any]]:
+        """What `stage` trains: optimiser groups with `params` and, where it differs from 1, `lr_factor`."""
+        return [{"params": self.get_learnable_parameters()}]
+
+    def before_step(self, optimizer: Optimizer, image: Tensor, target: Tensor, **extras) -> None:
+        """Called before each step's forward with the same arguments and, if the stage holds out images, `validation`."""
+
+    def deployed(self) -> nn.Module:
+        """The network to ship and score, image -> (logits, feats); its state is what `student_*` files hold."""
+        return self.student
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
         """One training step's forward.
@@ -48,7 +99,8 @@ class Distiller(nn.Module):
             image: [N, 3, H, W], normalised.
             target: [N] int64 class numbers.
             epoch: 1-based.
-            extras: `index` [N] (position in the training set) and whatever the method declared.
+            extras: `index` [N] (position in the training set), `progress` (from 0 to 1, the part of this stage that is
+                done) and whatever the method declared. Under mdistiller's trainer only `epoch` may be there.
         Returns:
             the student's logits [N, K] and the weighted scalar losses; the trainer minimises their sum.
         """
@@ -72,3 +124,8 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def at_least_float32(x: Tensor) -> Tensor:
     """Widens half precision: losses sum over classes and exponentiate, which fp16 and bf16 do not survive."""
     return x.float() if x.dtype.itemsize < 4 else x
+
+
+def whole_epochs(epochs: float) -> int:
+    """An epoch count that a short schedule has scaled, as a whole number: at least 1, or 0 if it was 0."""
+    return max(1, round(epochs)) if epochs else 0

@@ -142,6 +142,8 @@ def check_node(node: CfgNode) -> None:
     """Raises UserError for a value of the CRD node that means nothing."""
     if node.MODE != "exact":  # DIFF 6
         raise UserError(f"CRD.MODE is {node.MODE!r}; allowed: 'exact', which every published table uses")
+    if node.FEAT.DIM < 1:
+        raise UserError(f"CRD.FEAT.DIM is {node.FEAT.DIM}; allowed: 1 or more")
     if node.NCE.K < 1:
         raise UserError(f"CRD.NCE.K is {node.NCE.K}; allowed: 1 or more negatives per image")
     if not node.NCE.TEMPERATURE > 0:

@@ -67,7 +67,7 @@ def check_target(target: Tensor, shape: torch.Size) -> None:
         raise UserError(f"DKD got targets of type {target.dtype}, shape {list(target.shape)}; allowed: torch.int64, shape [{n}]")
     low, high = (int(v) for v in torch.aminmax(target))
     if low < 0 or high >= k:
-        raise UserError(f"DKD got targets from {low} to {high}; allowed: class numbers from 0 to {k - 1}; check the data set's labels")
+        raise UserError(f"DKD got targets from {low} to {high}; allowed: class numbers from 0 to {k - 1}; check the labels")
 
 
 def warmup_factor(epoch: int, warmup: float) -> float:

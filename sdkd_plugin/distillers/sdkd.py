@@ -320,7 +320,7 @@ def check_config(cfg: CN) -> None:
         if isinstance(value, int | float) and not (0 <= value <= top and (value or key != "TAU")):
             raise UserError(f"SDKD.{key} is {value}; allowed: {'above 0' if key == 'TAU' else f'from 0 to {top}'}")
     if bool(cfg.SYNC_CKPT) != (cfg.SYNC == "checkpoint"):
-        raise UserError(f"SDKD.SYNC_CKPT is {cfg.SYNC_CKPT!r} with SDKD.SYNC {cfg.SYNC!r}; SYNC checkpoint needs a file, others take none")
+        raise UserError(f"SDKD.SYNC_CKPT is {cfg.SYNC_CKPT!r} with SDKD.SYNC {cfg.SYNC!r}; only checkpoint has a file")
 
 
 def fused_stages(wanted: list[int], n: int) -> list[int]:

@@ -11,7 +11,7 @@ from sdkd_plugin.registry import METHODS
 class Vanilla(Distiller):
     """Cross entropy with the labels; no teacher, no settings."""
 
-    needs_teacher = False
+    teacher_from = "none"
 
     def __init__(self, student: nn.Module, teacher: None, cfg: CfgNode):
         super().__init__(student, teacher)

@@ -19,9 +19,9 @@ class MissingTeacherError(UserError):
     """No checkpoint for the teacher where one was looked for."""
 
 
-def needs_teacher(cfg: CN) -> bool:
-    """Whether the config's method distils from a trained teacher."""
-    return METHODS[cfg.DISTILLER.TYPE].build.needs_teacher
+def loads_teacher(cfg: CN) -> bool:
+    """Whether the config's method distils from a trained teacher's checkpoint."""
+    return METHODS[cfg.DISTILLER.TYPE].build.teacher_from == "checkpoint"
 
 
 def teacher_path(cfg: CN) -> Path:
@@ -38,16 +38,22 @@ def teacher_path(cfg: CN) -> Path:
     published = "mdistiller publishes it (cifar_teachers.tar)" if name in PUBLISHED_TEACHERS else "nobody publishes one"
     raise MissingTeacherError(
         f"teacher checkpoint {path} (DISTILLER.TEACHER_CKPT) does not exist; {published}; to train one here: "
-        f"python tools/train.py --cfg configs/cifar100/vanilla/{name}.yaml, then set DISTILLER.TEACHER_CKPT to its student_latest, "
-        "or add --train-teacher to this command"
+        f"python tools/train.py --cfg configs/cifar100/vanilla/{name}.yaml, then set DISTILLER.TEACHER_CKPT to its "
+        "student_latest, or add --train-teacher to this command"
     )
 
 
-def build_teacher(cfg: CN, num_classes: int) -> nn.Module:
-    """The frozen teacher in eval mode, with its checkpoint loaded."""
-    teacher = build_model(cfg.DISTILLER.TEACHER, num_classes)
-    load_weights(teacher, teacher_path(cfg), cfg.DISTILLER.TEACHER)
-    return teacher.requires_grad_(False).eval()
+def build_teacher(cfg: CN, num_classes: int) -> nn.Module | None:
+    """The teacher as the method wants it: from its checkpoint, in eval mode; freshly initialised; or none."""
+    source, name = METHODS[cfg.DISTILLER.TYPE].build.teacher_from, cfg.DISTILLER.TEACHER
+    if source == "none":
+        return None
+    with torch_seeded(cfg.SOLVER.SEED, "teacher", name):  # not the student's key: twins must not start as copies
+        teacher = build_model(name, num_classes)
+    if source == "checkpoint":
+        load_weights(teacher, teacher_path(cfg), name)
+        teacher.eval()
+    return teacher
 
 
 def build_distiller(cfg: CN, dataset: Dataset, teacher: nn.Module | None) -> Distiller:

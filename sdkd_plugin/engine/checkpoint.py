@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sdkd_plugin.errors import UserError
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Calls `write` on a temporary file beside `path`, flushes it to disk and renames it into place."""
+def write_atomic(path: Path, write: Callable[[IO[bytes]], None], previous: Path | None = None) -> None:
+    """Calls `write` on a temporary file beside `path`, flushes it to disk and renames it into place.
+
+    Args:
+        path: where the whole file will stand; a file already there survives every failure.
+        write: fills the open file.
+        previous: where to keep the file that is replaced, if any.
+    Raises:
+        UserError: the file cannot be written, as on a full disk.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -26,10 +34,14 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would lock colleagues out
+        if previous and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
-    except BaseException:
+    except (OSError, RuntimeError) as error:  # torch's zip writer hides a full disk's OSError behind a RuntimeError
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise UserError(f"{path} cannot be written: {reason}; what was there before is intact") from error
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,20 +51,13 @@ def write_text(path: Path, text: str) -> None:
 
 def save(state: dict[str, Any], path: Path, keep_previous: bool = False) -> None:
     """Saves a checkpoint atomically; with `keep_previous` the file it replaces stays, see `load_newest`."""
-
-    def write(file: IO[bytes]) -> None:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # torch's zip writer hides the OSError of a full disk
-            raise OSError(f"cannot write checkpoint {path}: {' '.join(str(error).split())[:200]}") from error
-
-    if keep_previous and path.exists():
-        os.replace(path, _previous(path))
-    write_atomic(path, write)
+    write_atomic(path, lambda file: torch.save(state, file), _previous(path) if keep_previous else None)
 
 
 def load_newest(path: Path, check: Callable[[dict[str, Any], Path], None]) -> dict[str, Any] | None:
     """Loads `path`, or the file it replaced if `path` is missing or damaged; None if there is neither.
+
+    The file that is loaded then stands at `path`, so that the next save keeps it and not a damaged one.
 
     Args:
         path: a checkpoint saved with `keep_previous`.
@@ -71,6 +76,7 @@ def load_newest(path: Path, check: Callable[[dict[str, Any], Path], None]) -> di
             else:
                 for failure in failures:
                     warnings.warn(f"{failure}; going back to {candidate}", stacklevel=2)
+                os.replace(candidate, path)
                 return state
     if failures:
         raise failures[0]
@@ -99,7 +105,7 @@ def load(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} is refused: it is no torch file or holds objects other than tensors and plain values, "
             "which could run code when loaded; save it again as {'model': state_dict}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # damaged bytes make the unpickler fail in every way there is
         detail = " ".join(str(error).split())[:150]
         raise UserError(f"checkpoint {path} cannot be read, it is truncated or no torch file ({detail})") from error
     if not isinstance(state, dict):
@@ -120,21 +126,22 @@ def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
     state = load(path)
     if not isinstance(state.get("model"), dict):
         raise UserError(f"checkpoint {path} has the entries {sorted(map(str, state))[:6]}; wanted 'model', a state_dict")
-    weights = {key.removeprefix("module."): value for key, value in state["model"].items()}
+    entries = state["model"].items()
+    if not all(isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided for key, value in entries):
+        raise UserError(f"checkpoint {path}: 'model' holds something else than named, dense tensors; wanted a state_dict")
+    weights = {key.removeprefix("module."): value for key, value in entries}
     own = model.state_dict()
-    wrong = [key for key in own.keys() & weights.keys() if own[key].shape != getattr(weights[key], "shape", None)]
     missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    wrong = sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape)
+    *_, head, bias = own  # the classifier stands last
+    if not missing and not foreign and set(wrong) == {head, bias} and own[head].shape[1:] == weights[head].shape[1:]:
+        theirs, ours = len(weights[head]), len(own[head])
+        raise UserError(
+            f"checkpoint {path} was trained for {theirs} classes, the data set has {ours}; give a {name} of this data set"
+        )
     if missing or foreign or wrong:
-        head = [
-            key for key in wrong if own[key].shape[1:] == weights[key].shape[1:] and own[key].shape[0] != weights[key].shape[0]
-        ]
-        if not missing and not foreign and head and len(wrong) <= 2:
-            raise UserError(
-                f"checkpoint {path} was trained for {weights[head[0]].shape[0]} classes, the data set has {own[head[0]].shape[0]}; "
-                f"give a {name} trained on this data set"
-            )
-        detail = f"first missing {missing[:1]}, first unknown {foreign[:1]}, first of another shape {sorted(wrong)[:1]}"
-        raise UserError(f"checkpoint {path} is not for model {name!r}: {detail}; check DISTILLER.* or -m")
+        detail = f"missing {missing[:1]}, unknown {foreign[:1]}, of another shape {wrong[:1]}"
+        raise UserError(f"checkpoint {path} is not for model {name!r}: {detail}, ...; check DISTILLER.* or -m")
     model.load_state_dict(weights)
 
 

@@ -19,7 +19,7 @@ def _git(*arguments: str) -> str | None:
     if not (root / ".git").exists():  # installed as a wheel: a checkout around site-packages is not ours
         return None
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, errors="replace", timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

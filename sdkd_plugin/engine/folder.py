@@ -23,6 +23,7 @@ from sdkd_plugin.config import active_config, flatten
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.engine.checkpoint import write_text
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.registry import METHODS
 
 # Keys that do not decide the result, or do so only through content that the identity names by its hash.
 NOT_IDENTITY = (
@@ -40,7 +41,7 @@ NOT_IDENTITY = (
 def run_identity(cfg: CN, data: str, teacher: str | None) -> dict[str, Any]:
     """What decides a run's result, flat: every config key that matters, and data and teacher by the hash of their content."""
     flat = {key: value for key, value in flatten(active_config(cfg)) if not key.startswith(NOT_IDENTITY)}
-    if teacher is None:
+    if METHODS[cfg.DISTILLER.TYPE].build.teacher_from == "none":
         del flat["DISTILLER.TEACHER"]  # a method without a teacher is the same run whatever the yaml names
     return {**flat, "data": data, "teacher": teacher}
 
@@ -89,7 +90,7 @@ class RunFolder:
             UserError: the folder holds another run (the difference is shown), or this run unfinished and no `--resume`.
         """
         if not self.started:
-            if self.path.exists() and any(child.name != ".lock" for child in self.path.iterdir()):
+            if self.path.exists() and any(not child.name.startswith(".") for child in self.path.iterdir()):
                 raise UserError(
                     f"{self.path} holds files of something else than a run of this package; choose another EXPERIMENT.NAME"
                 )
@@ -101,6 +102,8 @@ class RunFolder:
             )
         if not resume and self.result is None:
             raise UserError(f"{self.path} holds this run, unfinished; add --resume to go on, or choose another EXPERIMENT.NAME")
+        for leftover in self.path.glob(".*.*"):  # what a killed process was writing; under the lock, nobody is now
+            leftover.unlink()
 
     def lock(self) -> FileLock:
         """Creates the folder and locks it until released or the process ends.
@@ -121,12 +124,12 @@ class RunFolder:
         return lock
 
     def begin(self, cfg: CN, environment: dict[str, Any], changes: str) -> None:
-        """Writes what the run is, before its first step."""
+        """Writes what the run is, before its first step; again if a run is resumed that has no epoch yet."""
+        write_json(self.path / "identity.json", self.identity)  # first: it says whose the other files are
         write_text(self.path / "config.yaml", cfg.dump())
         if changes:
             write_text(self.path / "changes.diff", changes)
         write_json(self.path / "environment.json", environment)
-        write_json(self.path / "identity.json", self.identity)  # last: it marks the run as begun
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:
         """Writes metrics.csv whole: one row per epoch, so that a resumed run leaves no stale rows."""

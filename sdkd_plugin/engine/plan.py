@@ -1,5 +1,6 @@
 """`--dry-run`: what a run would do and cost, without doing it."""
 
+import itertools
 import time
 
 import torch
@@ -7,7 +8,7 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, epoch_keys, flatten, scaled_config
 from sdkd_plugin.data.dataset import load_dataset
-from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher, needs_teacher
+from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
 
@@ -28,13 +29,11 @@ def show_plan(cfg: CN) -> None:
     for key in epoch_keys(cfg):
         print(f"  {key}: {shown[key]!r}")
     dataset = load_dataset(cfg)
-    teacher = None
-    if needs_teacher(cfg):
-        try:
-            teacher = build_teacher(cfg, dataset.num_classes)
-        except MissingTeacherError as error:
-            print(f"warning: {error}")
-            teacher = build_model(cfg.DISTILLER.TEACHER, dataset.num_classes)
+    try:
+        teacher = build_teacher(cfg, dataset.num_classes)
+    except MissingTeacherError as error:
+        print(f"warning: {error}")
+        teacher = build_model(cfg.DISTILLER.TEACHER, dataset.num_classes).eval()
     distiller = build_distiller(cfg, dataset, teacher)
     print(f"data: {dataset.name}, {len(dataset.train)} training images, {len(dataset.test)} {dataset.evaluates} images")
     for name, module in (("student", distiller.student), ("teacher", teacher)):
@@ -42,36 +41,43 @@ def show_plan(cfg: CN) -> None:
             print(f"parameters of the {name}: {sum(p.numel() for p in module.parameters()):,}")
     print(f"parameters training adds: {distiller.get_extra_parameters():,}")
     trainer = Trainer(scaled, distiller, dataset)
-    train_seconds, eval_seconds = time_epoch(trainer)
-    hours = cfg.SOLVER.EPOCHS * (train_seconds + eval_seconds) / 3600
     print(f"expected cost, from {TIMED_STEPS} timed steps on {trainer.device} with {torch.get_num_threads()} threads:")
-    print(f"  an epoch: {train_seconds:.1f} s of training, {eval_seconds:.1f} s of evaluation")
-    print(f"  {cfg.SOLVER.EPOCHS} epochs: {hours:.2f} hours")
+    hours = 0.0
+    for stage in distiller.stages(scaled):
+        trainer.enter(stage, begin=True)
+        train_seconds = time_training(trainer)
+        eval_seconds = time_evaluation(trainer) if stage.scores else 0.0
+        hours += stage.epochs * (train_seconds + eval_seconds) / 3600
+        print(
+            f"  {stage.epochs} epochs {stage.name!r}, each {train_seconds:.1f} s of training, {eval_seconds:.1f} s of evaluation"
+        )
+    print(f"  altogether {hours:.2f} hours")
 
 
-def time_epoch(trainer: Trainer) -> tuple[float, float]:
-    """Seconds of one epoch's training and evaluation, extrapolated from a few batches. Changes the trainer's weights."""
+def time_training(trainer: Trainer) -> float:
+    """Seconds of one epoch's training steps, extrapolated from a few. Changes the trainer's weights."""
     trainer.distiller.train()
-    steps = 0
-    for step, batch in enumerate(trainer.train_batches.epoch(1), start=1):
-        if step == WARM_STEPS + 1 or steps == 0:
+    validation, began, timed = trainer.validation(1), 0.0, 0
+    for step, batch in enumerate(itertools.islice(trainer.train_batches.epoch(1), WARM_STEPS + TIMED_STEPS), start=1):
+        if step <= WARM_STEPS + 1:
             _synchronise(trainer.device)
-            began, steps = time.perf_counter(), 0
-        trainer.step(batch, epoch=1, step=step)
-        steps += 1
-        if step == WARM_STEPS + TIMED_STEPS:
-            break
+            began, timed = time.perf_counter(), 0
+        trainer.step(batch, 1, step, next(validation))
+        timed += 1
     _synchronise(trainer.device)
-    train_seconds = (time.perf_counter() - began) / steps * len(trainer.train_batches)
+    return (time.perf_counter() - began) / timed * len(trainer.train_batches)
+
+
+@torch.no_grad()
+def time_evaluation(trainer: Trainer) -> float:
+    """Seconds of scoring the evaluation split once, extrapolated from a few batches."""
     trainer.distiller.eval()
-    began = time.perf_counter()
-    with torch.no_grad():
-        for batches, (image, _) in enumerate(trainer.eval_batches, start=1):
-            trainer.bare.forward_test(image)
-            if batches == TIMED_EVAL_BATCHES:
-                break
+    began, batches = time.perf_counter(), 0
+    for image, _ in itertools.islice(trainer.eval_batches, TIMED_EVAL_BATCHES):
+        trainer.bare.forward_test(image)
+        batches += 1
     _synchronise(trainer.device)
-    return train_seconds, (time.perf_counter() - began) / batches * len(trainer.eval_batches)
+    return (time.perf_counter() - began) / batches * len(trainer.eval_batches)
 
 
 def _synchronise(device: torch.device) -> None:

@@ -12,7 +12,7 @@ from sdkd_plugin.config import active_config, scaled_config
 from sdkd_plugin.data.batches import EvalBatches
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.engine import checkpoint
-from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher, needs_teacher, teacher_path
+from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher, loads_teacher, teacher_path
 from sdkd_plugin.engine.environment import describe_environment, peak_memory, uncommitted_diff
 from sdkd_plugin.engine.evaluate import Score, evaluate
 from sdkd_plugin.engine.folder import RunFolder, data_hash, run_identity, write_json
@@ -34,7 +34,7 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
     if train_teacher:
         cfg = with_trained_teacher(cfg, resume)
     dataset = load_dataset(cfg)
-    teacher_hash = checkpoint.sha256(teacher_path(cfg)) if needs_teacher(cfg) else None
+    teacher_hash = checkpoint.sha256(teacher_path(cfg)) if loads_teacher(cfg) else None
     folder = RunFolder(cfg, run_identity(cfg, data_hash(dataset), teacher_hash))
     with folder.lock():
         folder.check(resume)
@@ -43,15 +43,17 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
             return folder
         device = make_accelerator(cfg).device
         environment = describe_environment(device)
-        teacher = build_teacher(cfg, dataset.num_classes).to(device) if needs_teacher(cfg) else None
-        teacher_score = score_teacher(teacher, cfg, dataset, device) if teacher is not None else None
+        teacher = build_teacher(cfg, dataset.num_classes)
+        teacher_score = score_teacher(teacher.to(device), cfg, dataset, device) if loads_teacher(cfg) else None
         trainer = Trainer(scaled_config(cfg), build_distiller(cfg, dataset, teacher), dataset, folder)
-        if folder.started:
-            trainer.resume()
-        else:
+        trainer.resume()
+        if not trainer.history:
             folder.begin(cfg, environment, uncommitted_diff())
-        print(f"{folder.path}: epochs {len(trainer.history) + 1} to {cfg.SOLVER.EPOCHS}, {len(dataset.train)} training images")
+        done, total = len(trainer.history), len(trainer.schedule)
+        print(f"{folder.path}: {total} epochs, {done} of them done, {len(dataset.train)} training images")
         trainer.run()
+        if teacher is not None and teacher_score is None:  # trained along with the student
+            teacher_score = score_teacher(teacher.eval(), cfg, dataset, device)
         write_json(folder.path / "result.json", make_result(cfg, trainer, dataset, teacher_score, environment))
     return folder
 
@@ -62,7 +64,7 @@ def with_trained_teacher(cfg: CN, resume: bool) -> CN:
     Raises:
         UserError: DISTILLER.TEACHER_CKPT names a file that does not exist: more likely a typo than a wish to train.
     """
-    if not needs_teacher(cfg):
+    if not loads_teacher(cfg):
         return cfg
     try:
         teacher_path(cfg)
@@ -111,10 +113,10 @@ def make_result(
         "last": {"top1": last["test_top1"], "top5": last["test_top5"]},
         "best": {"top1": best["test_top1"], "top5": best["test_top5"], "epoch": best["epoch"]},
         "teacher_score": {"top1": teacher.top1, "top5": teacher.top5} if teacher else None,
-        "wall_seconds": train_seconds + sum(row["test_seconds"] for row in trainer.history),
+        "wall_seconds": train_seconds + sum(row.get("test_seconds", 0) for row in trainer.history),
         "images_per_second": len(dataset.train) * len(trainer.history) / train_seconds,
         "peak_memory_mib": peak_memory(trainer.device) / 2**20,
-        "student_parameters": sum(p.numel() for p in trainer.bare.student.parameters()),
+        "deployed_parameters": sum(p.numel() for p in trainer.bare.deployed().parameters()),
         "extra_parameters": trainer.bare.get_extra_parameters(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "config": active_config(cfg),

@@ -1,20 +1,25 @@
 """The one training loop: every method runs through it, none by name."""
 
+import itertools
+import math
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tensorboardX import SummaryWriter
 from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.batches import Batch, EvalBatches, TrainBatches
-from sdkd_plugin.data.dataset import Dataset
-from sdkd_plugin.distillers.base import Distiller
+from sdkd_plugin.data.dataset import Dataset, hold_out
+from sdkd_plugin.distillers.base import Distiller, Stage
 from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.engine.evaluate import correct_within, evaluate
 from sdkd_plugin.engine.folder import RunFolder
@@ -39,6 +44,7 @@ def make_accelerator(cfg: CN) -> Accelerator:
     cpu = device == "cpu" or not torch.cuda.is_available()
     if cpu and precision == "fp16":
         raise UserError("SOLVER.PRECISION is 'fp16', which needs CUDA; allowed on the CPU: fp32, bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)  # else one process could not train in two precisions
     accelerator = Accelerator(cpu=cpu, mixed_precision="no" if precision == "fp32" else precision)
     if accelerator.num_processes > 1:
         raise UserError(f"started as {accelerator.num_processes} processes; allowed: 1, data-parallel training is not built yet")
@@ -46,7 +52,7 @@ def make_accelerator(cfg: CN) -> Accelerator:
 
 
 class Trainer:
-    """Trains `distiller` on `dataset` from `start` to the last epoch and leaves everything in `folder`.
+    """Trains `distiller` on `dataset`, stage by stage, epoch by epoch, and leaves everything in `folder`.
 
     Args:
         cfg: the scaled config (epoch-valued keys are in epochs of this run).
@@ -54,63 +60,79 @@ class Trainer:
     """
 
     def __init__(self, cfg: CN, distiller: Distiller, dataset: Dataset, folder: RunFolder | None = None):
-        self.cfg, self.folder = cfg, folder
+        self.cfg, self.dataset, self.folder = cfg, dataset, folder
         self.accelerator = make_accelerator(cfg)
         self.device = self.accelerator.device
         layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
         distiller.to(self.device, memory_format=layout)
-        # Plain SGD, one group, as in mdistiller; the fused kernel does the same arithmetic in one pass.
-        self.optimizer = torch.optim.SGD(
-            distiller.get_learnable_parameters(),
-            lr=cfg.SOLVER.LR,
-            momentum=cfg.SOLVER.MOMENTUM,
-            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-            fused=True,
-        )
         self.bare = distiller
-        self.distiller, self.optimizer = self.accelerator.prepare(distiller, self.optimizer)
-        negatives = distiller.num_negatives if distiller.needs_negatives else 0
-        self.train_batches = TrainBatches(dataset, cfg, self.device, num_negatives=negatives)
+        self.distiller = self.accelerator.prepare(distiller)
+        self.schedule = [(stage, epoch) for stage in distiller.stages(cfg) for epoch in range(1, stage.epochs + 1)]
         self.eval_batches = EvalBatches(dataset.test, cfg, self.device)
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, Any]] = []
 
     @property
-    def best(self) -> dict[str, float]:
-        """The first epoch with the highest evaluated top-1, as a row of the history."""
-        return max(self.history, key=lambda row: row["test_top1"])
+    def best(self) -> dict[str, Any] | None:
+        """The first epoch with the highest evaluated top-1, as a row of the history; None before any was scored."""
+        scored = [row for row in self.history if "test_top1" in row]
+        return max(scored, key=lambda row: row["test_top1"], default=None)
 
     def run(self) -> None:
         """Trains the epochs that the history does not hold yet."""
         writer = SummaryWriter(str(self.folder.path / "train.events"), purge_step=len(self.history) + 1)
         try:
-            for epoch in range(len(self.history) + 1, self.cfg.SOLVER.EPOCHS + 1):
-                row = self.train_epoch(epoch)
-                self.history.append({**row, **self.evaluate()})
-                self.save(epoch)
-                for key, value in self.history[-1].items():
-                    writer.add_scalar(key, value, epoch)
-                writer.flush()
-                tqdm.write(
-                    f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}  lr {row['lr']:.4g}  loss {row['train_loss']:.4f}  "
-                    f"train top-1 {row['train_top1']:.2f}  test top-1 {self.history[-1]['test_top1']:.2f}  {row['images_per_second']:.0f} images/s"
-                )
+            for stage, epoch in self.schedule[len(self.history) :]:
+                if self.bare.stage != stage:
+                    self.enter(stage, begin=epoch == 1)
+                row = {"stage": stage.name, "epoch": epoch, **self.train_epoch(epoch)}
+                self.history.append({**row, **(self.evaluate() if stage.scores else {})})
+                self.save()
+                self.report(writer)
         finally:
             writer.close()
 
+    def enter(self, stage: Stage, begin: bool) -> None:
+        """Sets up a stage's batches, trainable parameters and optimiser; `begin` is False when resuming inside it."""
+        self.bare.stage = stage
+        if begin:
+            with torch_seeded(self.cfg.SOLVER.SEED, "begin", stage.name):
+                self.bare.begin_stage(stage)
+        dataset, self.held_out = self.dataset, None
+        if stage.validation:
+            train, held = hold_out(dataset.train, stage.validation, dataset.classes)
+            dataset = replace(dataset, train=train)
+            self.held_out = TrainBatches(replace(dataset, train=held), self.cfg, self.device)
+        self.train_batches = TrainBatches(
+            dataset,
+            self.cfg,
+            self.device,
+            num_negatives=self.bare.num_negatives if self.bare.needs_negatives else 0,
+            drop_last=self.bare.needs_constant_batch,
+        )
+        groups = [{"lr_factor": 1.0, **group} for group in self.bare.get_parameter_groups(stage)]
+        self.bare.requires_grad_(False)
+        for group in groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(True)
+        # Plain SGD as in mdistiller; the fused kernel does the same arithmetic in one pass.
+        momentum, decay = self.cfg.SOLVER.MOMENTUM, self.cfg.SOLVER.WEIGHT_DECAY
+        optimizer = torch.optim.SGD(groups, lr=self.cfg.SOLVER.LR, momentum=momentum, weight_decay=decay, fused=True)
+        self.optimizer = self.accelerator.prepare(optimizer)
+
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training set; returns its row: epoch, lr, means per image of every loss and term, seconds."""
-        lr = learning_rate(self.cfg, epoch)
+        """One pass over the training set; returns lr, the means per image of every loss and term, and the time."""
+        stage = self.bare.stage
+        lr = learning_rate(self.cfg, epoch) if stage.lr is None else stage.lr
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
         self.distiller.train()
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         count, began = 0, time.perf_counter()
-        bar = tqdm(
-            self.train_batches.epoch(epoch), total=len(self.train_batches), desc=f"epoch {epoch}", leave=False, disable=None
-        )
-        with torch_seeded(self.cfg.SOLVER.SEED, "epoch", epoch):  # for methods that draw in their step
+        batches, validation = self.train_batches.epoch(epoch), self.validation(epoch)
+        bar = tqdm(batches, total=len(self.train_batches), desc=f"{stage.name} {epoch}", leave=False, disable=None)
+        with torch_seeded(self.cfg.SOLVER.SEED, stage.name, epoch):  # for methods that draw in their step
             for step, batch in enumerate(bar, start=1):
-                logits, losses = self.step(batch, epoch, step)
+                logits, losses = self.step(batch, epoch, step, next(validation))
                 n = len(batch.target)
                 count += n
                 totals["train_loss"] += n * sum(loss.detach() for loss in losses.values())
@@ -118,22 +140,34 @@ class Trainer:
                 for name, term in {**losses, **self.bare.terms}.items():
                     totals[name] += n * term.detach()
                 if step % 20 == 0 and not bar.disable:
-                    bar.set_postfix(
-                        loss=f"{totals['train_loss'].item() / count:.3f}", top1=f"{totals['train_top1'].item() / count:.1f}"
-                    )
+                    bar.set_postfix({name: f"{totals[name].item() / count:.3f}" for name in ("train_loss", "train_top1")})
         means = {name: total.item() / count for name, total in totals.items()}
         seconds = time.perf_counter() - began
-        return {"epoch": epoch, "lr": lr, **means, "train_seconds": seconds, "images_per_second": count / seconds}
+        return {"lr": lr, **means, "train_seconds": seconds, "images_per_second": count / seconds}
 
-    def step(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def validation(self, epoch: int) -> Iterator[Batch | None]:
+        """Endless batches of the images that the stage holds out, in a new order each time round; None if it holds out none."""
+        for again in itertools.count():
+            if self.held_out is None:
+                yield None
+            else:
+                yield from self.held_out.epoch(epoch + again * self.bare.stage.epochs)
+
+    def step(self, batch: Batch, epoch: int, step: int, held_out: Batch | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimiser step. Returns the student's logits [N, K] and the weighted losses.
 
         Raises:
             UserError: a loss is not finite; nothing of this epoch is saved.
         """
-        extras = {} if batch.contrastive_index is None else {"contrastive_index": batch.contrastive_index}
+        stage = self.bare.stage
+        inputs = {"image": batch.image, "target": batch.target, "epoch": epoch, "index": batch.index}
+        inputs["progress"] = (epoch - 1 + (step - 1) / len(self.train_batches)) / stage.epochs
+        if batch.contrastive_index is not None:
+            inputs["contrastive_index"] = batch.contrastive_index
+        validation = {} if held_out is None else {"validation": (held_out.image, held_out.target)}
+        self.bare.before_step(self.optimizer, **inputs, **validation)
         with self.accelerator.autocast():
-            logits, losses = self.distiller(image=batch.image, target=batch.target, epoch=epoch, index=batch.index, **extras)
+            logits, losses = self.distiller(**inputs)
         loss = sum(losses.values())
         if not torch.isfinite(loss):
             terms = {**losses, **self.bare.terms}
@@ -148,27 +182,49 @@ class Trainer:
         return logits, losses
 
     def evaluate(self) -> dict[str, float]:
-        """Scores the student on the evaluation split, in float32; returns its part of the epoch's row."""
+        """Scores what the method deploys on the evaluation split, in float32; returns its part of the epoch's row.
+
+        Raises:
+            UserError: the logits are not finite, which a loss may hide until the next step; nothing of this epoch is saved.
+        """
         began = time.perf_counter()
         self.distiller.eval()
         score = evaluate(self.bare.forward_test, self.eval_batches)
+        if not math.isfinite(score.loss):
+            raise UserError(
+                f"the evaluated loss is {score.loss} after epoch {len(self.history) + 1}; lower SOLVER.LR "
+                "(the last saved epoch is intact)"
+            )
         seconds = time.perf_counter() - began
         return {"test_loss": score.loss, "test_top1": score.top1, "test_top5": score.top5, "test_seconds": seconds}
 
-    def save(self, epoch: int) -> None:
+    def report(self, writer: SummaryWriter) -> None:
+        """Shows the last epoch on the terminal and in TensorBoard."""
+        row = self.history[-1]
+        for key, value in row.items():
+            if key != "stage":
+                writer.add_scalar(key, value, len(self.history))
+        writer.flush()
+        top1 = f"test top-1 {row['test_top1']:.2f}  " if "test_top1" in row else ""
+        tqdm.write(
+            f"{row['stage']} {row['epoch']}/{self.bare.stage.epochs}  lr {row['lr']:.4g}  loss {row['train_loss']:.4f}  "
+            f"train top-1 {row['train_top1']:.2f}  {top1}{row['images_per_second']:.0f} images/s"
+        )
+
+    def save(self) -> None:
         """Writes metrics and the checkpoints mdistiller writes, under its names."""
+        best, epoch = self.best, len(self.history)
         state = {
             "epoch": epoch,
-            # the frozen teacher is loaded from its own file again, whose hash the run's identity holds
-            "model": {k: v for k, v in self.bare.state_dict().items() if not k.startswith("teacher.")},
+            "model": {k: v for k, v in self.bare.state_dict().items() if k not in self._frozen()},
             "optimizer": self.optimizer.state_dict(),
-            "best_acc": self.best["test_top1"],
+            "best_acc": best["test_top1"] if best else -1.0,
             "history": self.history,
             "identity": self.folder.identity,
         }
-        student = {"model": self.bare.student.state_dict()}
+        student = {"model": self.bare.deployed().state_dict()}
         names = ["latest"]
-        if self.best["epoch"] == epoch:
+        if best is self.history[-1]:
             names.append("best")
         if epoch % self.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
             names.append(f"epoch_{epoch}")
@@ -177,15 +233,22 @@ class Trainer:
             checkpoint.save(state, self.folder.path / name, keep_previous=name == "latest")
         self.folder.write_metrics(self.history)
 
+    def _frozen(self) -> dict[str, Tensor]:
+        """State of a teacher from a checkpoint: it is loaded from there again, and the run's identity holds its hash."""
+        if self.bare.teacher_from != "checkpoint":
+            return {}
+        return {k: v for k, v in self.bare.state_dict().items() if k.startswith("teacher.")}
+
     def resume(self) -> None:
         """Goes back to the last complete epoch, or to the one before if its checkpoint is damaged."""
         state = checkpoint.load_newest(self.folder.path / "latest", self._check)
         if state is None:
             return  # killed before the end of the first epoch
-        teacher = {k: v for k, v in self.bare.state_dict().items() if k.startswith("teacher.")}
-        self.bare.load_state_dict({**state["model"], **teacher})
-        self.optimizer.load_state_dict(state["optimizer"])
         self.history = state["history"]
+        stage, epoch = self.schedule[len(self.history) - 1]
+        self.enter(stage, begin=False)
+        self.bare.load_state_dict({**state["model"], **self._frozen()})
+        self.optimizer.load_state_dict(state["optimizer"])
         self.folder.write_metrics(self.history)
 
     def _check(self, state: dict[str, Any], path: Path) -> None:

@@ -64,7 +64,7 @@ def test_offsets_and_flips_are_uniform_and_independent() -> None:
     cells = torch.bincount((top * 9 + left) * 2 + flip, minlength=162).double()
     expected = 50000 / 162
     statistic = float(((cells - expected) ** 2 / expected).sum())
-    assert 112 < statistic < 222  # chi-square, 161 degrees of freedom: its 0.1 % and 99.9 % quantiles
+    assert 111 < statistic < 222  # chi-square, 161 degrees of freedom: its 0.1 % and 99.9 % quantiles
 
 
 def test_table_depends_on_seed_and_epoch_only() -> None:

@@ -32,7 +32,7 @@ def build(case: Case, seed: int = 0) -> Distiller:
     method = METHODS[case.name].build
     with torch_seeded(seed, "test"):
         student = build_model("resnet8", NUM_CLASSES)
-        teacher = build_model("resnet14", NUM_CLASSES) if method.needs_teacher else None
+        teacher = build_model("resnet14", NUM_CLASSES) if method.teacher_from != "none" else None
         return method(student, teacher, cfg, *([NUM_DATA] if method.needs_num_data else []))
 
 
@@ -85,7 +85,7 @@ def test_two_steps_change_every_trainable_tensor_and_no_bit_of_the_teacher(case)
     after = distiller.state_dict()
     assert [name for name in trainable if torch.equal(before[name], after[name])] == []
     assert [name for name in after if name.startswith("teacher.") and not torch.equal(before[name], after[name])] == []
-    assert any(name.startswith("teacher.") for name in after) == distiller.needs_teacher
+    assert any(name.startswith("teacher.") for name in after) == (distiller.teacher_from != "none")
 
 
 @every_method

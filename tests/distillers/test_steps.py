@@ -23,7 +23,7 @@ def test_three_steps_equal_mdistillers(key):
     teacher_name, student_name = pair.split("/")
     student = fill(build_model(student_name, 100), "student.")
     method = METHODS[name].build
-    teacher = fill(build_model(teacher_name, 100), "teacher.") if method.needs_teacher else None
+    teacher = fill(build_model(teacher_name, 100), "teacher.") if method.teacher_from != "none" else None
     distiller = method(student, teacher, load_config(None, ["DISTILLER.TYPE", name])).double()
     optimizer = torch.optim.SGD(distiller.get_learnable_parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     distiller.train()

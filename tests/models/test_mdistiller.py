@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from oracles import load
 from torch import Tensor, nn
 
-from sdkd_plugin.models import build_model
+from sdkd_plugin.models import PUBLISHED_TEACHERS, build_model, teacher_checkpoint
 
 NAMES = sorted(load("zoo")["models"])
 
@@ -25,11 +25,11 @@ def upstream() -> dict:
         return importlib.import_module("mdistiller.models.cifar").cifar_model_dict
 
 
-def both(upstream: dict, name: str, seed: int) -> tuple[nn.Module, nn.Module, Tensor]:
+def both(upstream: dict, name: str, seed: int, size: int = 32) -> tuple[nn.Module, nn.Module, Tensor]:
     """Ours and theirs with the same random weights and used norms, and a batch."""
     torch.manual_seed(seed)
     ours, theirs = build_model(name, 100), upstream[name][0](num_classes=100)
-    image = torch.randn(8, 3, 32, 32)
+    image = torch.randn(8, 3, size, size)
     with torch.no_grad():
         ours(image)
     theirs.load_state_dict(ours.state_dict(), strict=True)
@@ -55,6 +55,20 @@ def test_eval_outputs(upstream: dict, name: str, seed: int):
             unshuffled = name == "ShuffleV2" and key == "preact_feats" and k > 0
             assert_close(feat, F.channel_shuffle(feat_upstream, 2) if unshuffled else feat_upstream, 1e-5)
     assert_close(feats["pooled_feat"], feats_upstream["pooled_feat"], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["vgg8", "ResNet18"])
+@torch.no_grad()
+def test_eval_logits_at_64_pixels(upstream: dict, name: str):
+    """The families that take 64 pixels there, too."""
+    ours, theirs, image = both(upstream, name, 0, size=64)
+    assert_close(ours.eval()(image)[0], theirs.eval()(image)[0], 1e-5)
+
+
+def test_published_teachers_and_their_files(upstream: dict):
+    files = {name: path for name, (_, path) in upstream.items() if path}
+    assert set(files) == set(PUBLISHED_TEACHERS)
+    assert all(path.endswith(teacher_checkpoint(name)) for name, path in files.items())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,98 @@
+"""Every yaml under configs/cifar100 states the published protocol in full and nothing that mdistiller would reject."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sdkd_plugin.config import flatten, load_config
+from sdkd_plugin.distillers.probe import pooled_dim
+from sdkd_plugin.models import build_model
+from sdkd_plugin.registry import METHODS, MODELS
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "cifar100"
+FILES = sorted(FOLDER.glob("*/*.yaml"))
+POSTER_PAIRS = {
+    "res56_res20": ("resnet56", "resnet20"),
+    "res110_res20": ("resnet110", "resnet20"),
+    "res110_res32": ("resnet110", "resnet32"),
+    "wrn40_2_wrn16_2": ("wrn_40_2", "wrn_16_2"),
+    "wrn40_2_wrn40_1": ("wrn_40_2", "wrn_40_1"),
+}
+PROTOCOL = {
+    "EXPERIMENT.PROJECT": "cifar100_baselines",
+    "EXPERIMENT.NAME": "",
+    "SOLVER.BATCH_SIZE": 64,
+    "SOLVER.EPOCHS": 240,
+    "SOLVER.LR_DECAY_STAGES": [150, 180, 210],
+    "SOLVER.LR_DECAY_RATE": 0.1,
+    "SOLVER.WEIGHT_DECAY": 5e-4,
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.TYPE": "SGD",
+    "LOG.WANDB": False,
+}
+SLOW_LEARNERS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # lr 0.01 in the published protocol
+
+every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+
+
+def written(file: Path) -> dict[str, object]:
+    return dict(flatten(yaml.safe_load(file.read_text())))
+
+
+@every_file
+def test_the_protocol_is_spelled_out(file):
+    cfg = dict(flatten(load_config(file)))
+    said = written(file)
+    student, method = said["DISTILLER.STUDENT"], said["DISTILLER.TYPE"]
+    expected = {
+        **PROTOCOL,
+        "SOLVER.LR": 0.01 if student in SLOW_LEARNERS else 0.05,
+        "SOLVER.TRAINER": "crd" if METHODS[method].build.needs_negatives else "base",
+    }
+    for key, value in expected.items():
+        assert key in said, f"{key} is left to the defaults, which differ between hosts"
+        assert cfg[key] == value, key
+    shared = {*expected, "EXPERIMENT.TAG", "DISTILLER.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT"}
+    assert {key for key in said if not key.startswith(f"{method}.")} == shared
+
+
+@every_file
+def test_folder_file_name_and_tag_say_what_is_inside(file):
+    said = written(file)
+    folder, teacher, student = file.parent.name, said["DISTILLER.TEACHER"], said["DISTILLER.STUDENT"]
+    assert METHODS[said["DISTILLER.TYPE"]].build.__module__.rsplit(".")[-1] == folder
+    models = {entry.name for entry in MODELS}
+    assert teacher in models and student in models
+    if folder == "vanilla":
+        assert file.stem == teacher == student and said["EXPERIMENT.TAG"] == f"vanilla,{student}"
+    else:
+        short_teacher, short_student = (re.sub("^resnet", "res", name) for name in (teacher, student))
+        assert said["EXPERIMENT.TAG"] == f"{folder},{short_teacher},{short_student}"
+        assert file.stem == f"{short_teacher}_{short_student}".replace("wrn_", "wrn")
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "crd"])
+def test_the_posters_five_pairs_are_there(method):
+    pairs = {file.stem: written(file) for file in (FOLDER / method).glob("*.yaml")}
+    found = {stem: (said["DISTILLER.TEACHER"], said["DISTILLER.STUDENT"]) for stem, said in pairs.items()}
+    assert POSTER_PAIRS.items() <= found.items()
+
+
+def test_every_model_of_the_zoo_can_be_trained_alone():
+    assert {file.stem for file in (FOLDER / "vanilla").glob("*.yaml")} == {entry.name for entry in MODELS}
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("dkd/*.yaml")), ids=lambda file: file.stem)
+def test_dkds_beta_is_the_published_one(file):
+    beta = {"resnet56": 2.0, "resnet110": 2.0, "wrn_40_2": 6.0}
+    cfg = load_config(file)
+    assert cfg.DKD.BETA == beta[cfg.DISTILLER.TEACHER]
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("crd/*.yaml")), ids=lambda file: file.stem)
+def test_crds_dimensions_are_those_of_the_networks_because_mdistiller_reads_them(file):
+    cfg = load_config(file)
+    for key, name in (("STUDENT_DIM", cfg.DISTILLER.STUDENT), ("TEACHER_DIM", cfg.DISTILLER.TEACHER)):
+        assert cfg.CRD.FEAT[key] == pooled_dim(build_model(name, 100))

@@ -1,0 +1,365 @@
+"""SDKD's step: what it computes, what it leaves alone, what it refuses. The proxy's machinery: test_sdkd_proxy.py."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sdkd_steps import CLASSES, PROXY_WEIGHTS, WEIGHTS, batch, build, config, equal_bits, only, optimizer, step
+from torch import Tensor, nn
+
+from sdkd_plugin.config import load_config
+from sdkd_plugin.distillers.kd import KD
+from sdkd_plugin.distillers.sdkd import FFB, SDKD, feature_distance, resize
+from sdkd_plugin.distillers.vanilla import Vanilla
+from sdkd_plugin.engine.randomness import torch_seeded
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.models import build_model
+
+KINDS = ("gate", "concat", "residual")
+ALL_DIFFERENT = dict(zip(WEIGHTS, (0.9, 1.7, 1.3, 0.6, 0.8, 1.1, 1.9), strict=True))
+
+
+# --- an independent, slow version of one step
+
+
+def slow_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    mean = x.mean((0, 2, 3), keepdim=True)
+    var = ((x - mean) ** 2).mean((0, 2, 3), keepdim=True)
+    return (x - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
+def slow_fusion(ffb: FFB, kind: str, p: Tensor, t: Tensor) -> Tensor:
+    t = slow_norm(torch.einsum("nchw,dc->ndhw", t, ffb.project[0].weight[:, :, 0, 0]), ffb.project[1])
+    both = torch.cat([p, t], 1)
+    fuse = ffb.fuse
+    if kind == "gate":
+        gates = torch.einsum("nchw,dc->ndhw", both, ffb.gates.weight[:, :, 0, 0]) + ffb.gates.bias[:, None, None]
+        a, b = (1 / (1 + (-gates).exp())).chunk(2, 1)
+        f = slow_norm(F.conv2d(a * p + b * t, fuse[0].weight, padding=1), fuse[1])
+    else:
+        f = slow_norm(torch.einsum("nchw,dc->ndhw", both, fuse[0].weight[:, :, 0, 0]), fuse[1])
+    if kind == "residual":
+        f = p + slow_norm(F.conv2d(f.clamp(min=0), fuse[3].weight, padding=1), fuse[4])
+    return f.clamp(min=0)
+
+
+def slow_kl(target_logits: Tensor, logits: Tensor, tau: float) -> Tensor:
+    p, q = (z.div(tau).exp() / z.div(tau).exp().sum(1, keepdim=True) for z in (target_logits, logits))
+    return tau**2 * (p * (p / q).log()).sum() / len(p)
+
+
+def slow_step(distiller: SDKD, image: Tensor, target: Tensor, kind: str, w: dict, tau: float, ramp: float) -> tuple:
+    """Losses and gradients for resnets: the whole proxy pass, from the image, student and fusion losses apart."""
+    student, proxy = distiller.student, copy.deepcopy(distiller.student).requires_grad_(False)
+    z_s, feats = student(image)
+    z_t, teacher_feats = distiller.teacher(image)
+    ffbs = [getattr(distiller.proxy.model, f"layer{k}").fusion for k in (1, 2, 3)]
+    x, fused = proxy.relu(proxy.bn1(proxy.conv1(image))), []
+    for k, ffb in enumerate(ffbs, 1):
+        x = slow_fusion(ffb, kind, getattr(proxy, f"layer{k}")(x)[0], teacher_feats["feats"][k])
+        fused.append(x)
+    z_p = proxy.fc(x.mean((2, 3)))
+    ce_s, ce_p = (-(z.log_softmax(1)[range(len(target)), target]).mean() for z in (z_s, z_p))
+    distance = 0
+    for s, f in zip(feats["feats"][1:], fused, strict=True):
+        s, f = s.flatten(1), f.detach().flatten(1)
+        distance += (2 - 2 * (s * f).sum(1) / s.norm(dim=1) / f.norm(dim=1)).mean()
+    student_kd = w["TEACHER_WEIGHT"] * slow_kl(z_t, z_s, tau) + w["PROXY_WEIGHT"] * slow_kl(z_p.detach(), z_s, tau)
+    student_kd = ramp * (student_kd + w["FEAT_WEIGHT"] * distance)
+    fusion_kd = ramp * (w["MUTUAL_WEIGHT"] * slow_kl(z_s.detach(), z_p, tau) + w["PROXY_TEACHER_WEIGHT"] * slow_kl(z_t, z_p, tau))
+    ce_s, ce_p = w["CE_WEIGHT"] * ce_s, w["PROXY_CE_WEIGHT"] * ce_p
+    fusion_parameters = [p for ffb in ffbs for p in ffb.parameters()]
+    grads = torch.autograd.grad(ce_s + student_kd, list(student.parameters()), retain_graph=True)
+    return ce_s + ce_p, student_kd + fusion_kd, [*grads, *torch.autograd.grad(ce_p + fusion_kd, fusion_parameters)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_and_gradients_equal_a_slow_independent_version(kind):
+    settings = {"TAU": 3.0, "WARMUP": 5, "FUSION": kind}
+    distiller = build(loss=ALL_DIFFERENT, **settings).double()
+    data = batch(dtype=torch.float64)
+    if kind == "residual":  # away from its start, where the branch is silent
+        with torch.no_grad(), torch_seeded(0, "norms"):
+            for k in (1, 2, 3):
+                nn.init.normal_(getattr(distiller.proxy.model, f"layer{k}").fusion.fuse[-1].weight)
+    loss_ce, loss_kd, grads = slow_step(copy.deepcopy(distiller), **data, kind=kind, w=ALL_DIFFERENT, tau=3.0, ramp=2 / 5)
+    _, losses = distiller(**data, epoch=2)
+    sum(losses.values()).backward()
+    torch.testing.assert_close(losses["loss_ce"], loss_ce, rtol=1e-12, atol=0)
+    torch.testing.assert_close(losses["loss_kd"], loss_kd, rtol=1e-11, atol=0)
+    for (name, parameter), expected in zip(learnable(distiller).items(), grads, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def learnable(distiller: SDKD) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in distiller.named_parameters() if not name.startswith("teacher.")}
+
+
+# --- who learns from what
+
+
+def test_no_loss_of_the_fusion_reaches_the_student():
+    distiller = build(loss=only("PROXY_CE_WEIGHT", "MUTUAL_WEIGHT", "PROXY_TEACHER_WEIGHT"))
+    sum(distiller(**batch())[1].values()).backward()
+    assert all(p.grad is None for p in distiller.student.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in distiller.proxy.parameters())
+
+
+def test_no_loss_of_the_student_reaches_the_fusion():
+    distiller = build(loss=only("CE_WEIGHT", "TEACHER_WEIGHT", "PROXY_WEIGHT", "FEAT_WEIGHT"))
+    sum(distiller(**batch())[1].values()).backward()
+    assert all(p.grad is None for p in distiller.proxy.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in distiller.student.parameters())
+
+
+def test_only_the_fusion_blocks_are_trainable_in_the_proxy():
+    distiller = build()
+    assert all(".fusion." in name for name, _ in distiller.proxy.named_parameters())
+    # gate, per stage of C channels: C C_t + 2C (projection), 2 * 2C + 2 (gates), 9 C^2 + 2C (fusion)
+    expected = sum(c * c + 2 * c + 4 * c + 2 + 9 * c * c + 2 * c for c in (16, 32, 64))
+    assert distiller.get_extra_parameters() == expected
+
+
+def test_each_loss_can_be_differentiated_alone_as_mdistillers_dot_trainer_does():
+    distiller = build()
+    _, losses = distiller(**batch())
+    parameters = distiller.get_learnable_parameters()
+    kd = torch.autograd.grad(losses["loss_kd"], parameters, retain_graph=True)
+    ce = torch.autograd.grad(losses["loss_ce"], parameters, retain_graph=True)
+    both = torch.autograd.grad(sum(losses.values()), parameters)
+    for a, b, total in zip(kd, ce, both, strict=True):
+        assert a.abs().sum() > 0 and b.abs().sum() > 0
+        torch.testing.assert_close(a + b, total, rtol=1e-4, atol=1e-6)
+
+
+def test_terms_add_up_to_the_losses_by_their_weights():
+    distiller = build(loss=ALL_DIFFERENT, WARMUP=4)
+    _, losses = distiller(**batch(), epoch=3)
+    terms, w = distiller.terms, ALL_DIFFERENT
+    names = {
+        "kd_teacher": "TEACHER_WEIGHT",
+        "kd_proxy": "PROXY_WEIGHT",
+        "feat": "FEAT_WEIGHT",
+        "mutual": "MUTUAL_WEIGHT",
+        "proxy_kd_teacher": "PROXY_TEACHER_WEIGHT",
+    }
+    assert terms.keys() == {"ce", "proxy_ce", *names}
+    kd = 0.75 * sum(w[key] * terms[name] for name, key in names.items())
+    torch.testing.assert_close(losses["loss_kd"].detach(), kd)
+    torch.testing.assert_close(losses["loss_ce"].detach(), w["CE_WEIGHT"] * terms["ce"] + w["PROXY_CE_WEIGHT"] * terms["proxy_ce"])
+
+
+def test_warmup_ramps_every_term_but_the_cross_entropies():
+    full = build(WARMUP=0)(**batch())[1]
+    for epoch, share in ((1, 0.25), (3, 0.75), (4, 1.0), (9, 1.0)):
+        losses = build(WARMUP=4)(**batch(), epoch=epoch)[1]
+        assert torch.equal(losses["loss_ce"], full["loss_ce"])
+        torch.testing.assert_close(losses["loss_kd"], share * full["loss_kd"])
+
+
+# --- weights of zero
+
+
+def baseline(kind: type, **settings: object):
+    with torch_seeded(0, "models"):
+        student, teacher = build_model("resnet8", CLASSES), build_model("resnet14", CLASSES)
+    overrides = [str(word) for pair in settings.items() for word in pair]
+    return kind(student, None if kind.teacher_from == "none" else teacher, load_config(None, overrides)).train()
+
+
+def test_with_all_weights_but_ce_at_zero_the_student_is_vanilla_bit_for_bit():
+    vanilla, sdkd = baseline(Vanilla), build(loss=only("CE_WEIGHT"))
+    states = []
+    for distiller in (vanilla, sdkd):
+        torch.manual_seed(5)
+        sgd = optimizer(distiller)
+        for number in range(3):
+            step(distiller, sgd, batch(number))
+        states.append((torch.get_rng_state(), [sgd.state[p]["momentum_buffer"] for p in sgd.param_groups[0]["params"]]))
+    assert equal_bits(vanilla.student, sdkd.student)  # batch-norm buffers included
+    assert torch.equal(states[0][0], states[1][0])
+    assert all(torch.equal(a, b) for a, b in zip(states[0][1], states[1][1], strict=True))
+    assert not equal_bits(vanilla.student, build().student)  # they did move
+
+
+def test_without_proxy_weights_it_is_ce_plus_kd_bit_for_bit():
+    """The control 'no proxy, same KL weight': KD with its weights set to SDKD's."""
+    kd = baseline(KD, **{"KD.LOSS.CE_WEIGHT": 1.0, "KD.LOSS.KD_WEIGHT": 5.0})
+    sdkd = build(loss={"TEACHER_WEIGHT": 5.0} | dict.fromkeys(PROXY_WEIGHTS, 0.0))
+    for distiller in (kd, sdkd):
+        sgd = optimizer(distiller)
+        for number in range(3):
+            step(distiller, sgd, batch(number))
+    assert equal_bits(kd.student, sdkd.student)
+    assert sdkd.proxy is None and sdkd.get_extra_parameters() == 0
+
+
+def test_a_weight_of_zero_skips_what_it_weighs(monkeypatch):
+    def refuse(*args: object) -> None:
+        raise AssertionError("this pass has no weight")
+
+    sdkd = build(loss=only("CE_WEIGHT"))
+    monkeypatch.setattr(sdkd.teacher, "forward", refuse)
+    _, losses = sdkd(**batch())
+    assert sdkd.terms.keys() == {"ce"} and losses["loss_kd"] == 0
+    for name in WEIGHTS:
+        sdkd = build(loss={name: 0.0} | ({"FEAT_WEIGHT": 1.0} if name != "FEAT_WEIGHT" else {}))
+        sdkd(**batch())
+        assert len(sdkd.terms) == len(WEIGHTS) - 1
+
+
+# --- the fusion block
+
+
+def test_residual_fusion_starts_as_the_student_itself():
+    distiller = build(FUSION="residual", loss={"FEAT_WEIGHT": 1.0})
+    z_s, feats = distiller.student(batch()["image"])
+    teacher_feats = distiller.teacher(batch()["image"])[1]["feats"]
+    z_p, fused = distiller.proxy(batch()["image"], distiller.student, feats["feats"], dict(enumerate(teacher_feats)), 1)
+    assert torch.equal(z_p, z_s)
+    assert all(torch.equal(f, s) for f, s in zip(fused[1:], feats["feats"][1:], strict=True))
+    sgd = optimizer(distiller)
+    step(distiller, sgd, batch(0))
+    assert distiller.terms["kd_proxy"] == 0 and distiller.terms["feat"] == 0
+    step(distiller, sgd, batch(1))
+    assert distiller.terms["kd_proxy"] > 0  # and learns from there
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fused_map_has_the_shape_and_range_of_the_proxys(kind, signed):
+    with torch_seeded(0, "ffb"):
+        ffb, p = FFB(6, 10, kind, signed), torch.randn(4, 6, 8, 8)
+        if kind == "residual":
+            nn.init.ones_(ffb.fuse[-1].weight)
+        p = p if signed else p.relu()
+        for size in (4, 8, 16):
+            f = ffb(p, torch.randn(4, 10, size, size))
+            assert f.shape == p.shape
+            assert (f.min() < 0) == signed
+
+
+def test_resize_pools_down_and_interpolates_up():
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert resize(x, torch.Size([4, 4])) is x
+    assert resize(x, torch.Size([2, 2])).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    # pixel centres of the larger grid lie at -1/4, 1/4, 3/4, 5/4 of the smaller; outside it the border value holds
+    assert resize(torch.tensor([[[[0.0, 4.0]] * 2]]), torch.Size([4, 4]))[0, 0, 0].tolist() == [0.0, 1.0, 3.0, 4.0]
+
+
+def test_feature_distance_by_hand():
+    a = torch.tensor([[3.0, 4.0], [1.0, 0.0]]).reshape(2, 2, 1, 1)
+    b = torch.tensor([[6.0, 8.0], [0.0, 5.0]]).reshape(2, 2, 1, 1)
+    assert feature_distance(a, b).item() == pytest.approx((0 + 2) / 2)
+    assert feature_distance(a, -a).item() == pytest.approx(4)
+    assert feature_distance(a, 7 * a).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_feature_distance_survives_a_dead_map():
+    zeros = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    distance = feature_distance(zeros, torch.ones(2, 3, 4, 4))
+    distance.backward()
+    assert distance.item() == pytest.approx(1) and torch.isfinite(zeros.grad).all()
+
+
+# --- controls
+
+
+def seen_by_fusion(distiller: SDKD) -> dict[int, Tensor]:
+    seen: dict[int, Tensor] = {}
+    for k in distiller.proxy.stages:
+        ffb = getattr(distiller.proxy.model, f"layer{k}").fusion
+        ffb.register_forward_pre_hook(lambda _, args, k=k: seen.__setitem__(k, args[1]))
+    distiller(**batch())
+    return seen
+
+
+def test_teacher_features_own_zeros_and_shuffled():
+    own = build(TEACHER_FEATURES="own")
+    t = own.teacher(batch()["image"])[1]["feats"]
+    for k, seen in seen_by_fusion(own).items():
+        assert torch.equal(seen, t[k])
+    for k, seen in seen_by_fusion(build(TEACHER_FEATURES="zeros")).items():
+        assert seen.shape == t[k].shape and not seen.any()
+    for k, seen in seen_by_fusion(build(TEACHER_FEATURES="shuffled")).items():
+        assert torch.equal(seen, torch.cat([t[k][-1:], t[k][:-1]]))
+
+
+# --- pairing and refusals
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "pairs"),
+    [
+        ("resnet8", "resnet14", {1: 1, 2: 2, 3: 3}),  # ceil(k 3/3)
+        ("MobileNetV2", "resnet14", {1: 1, 2: 2, 3: 3, 4: 3}),  # ceil(k 3/4)
+        ("resnet8", "vgg8", {1: 2, 2: 3, 3: 4}),  # ceil(k 4/3)
+    ],
+)
+def test_student_stage_k_of_n_pairs_with_teacher_stage_ceil_km_over_n(student, teacher, pairs):
+    distiller = build(student, teacher)
+    assert distiller.pairs == pairs
+    assert all(j == math.ceil(k * len(distiller.teacher_family.stages) / len(pairs)) for k, j in pairs.items())
+
+
+def test_stages_are_those_asked_for():
+    assert list(build(STAGES="[3, 1]").pairs) == [1, 3]
+    assert list(build(STAGES="[]").pairs) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("stages", ["[0]", "[4]", "[-1]", "[2, 2]", "[1.0]", "['1']", "[True]"])
+def test_bad_stages_are_refused_with_the_allowed_range(stages):
+    with pytest.raises(UserError, match=r"SDKD.STAGES is .*from 1 to 3"):
+        build(STAGES=stages)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("FUSION", "gates", r"SDKD.FUSION: did you mean 'gate'\? known: concat, gate, residual"),
+        ("SYNC", "never", r"'never' in SDKD.SYNC: .*known: checkpoint, ema, epoch, init, step"),
+        ("PROXY_BN", "eval", r"SDKD.PROXY_BN: .*known: batch, student"),
+        ("TEACHER_FEATURES", "none", r"SDKD.TEACHER_FEATURES: .*known: own, shuffled, zeros"),
+        ("TAU", 0.0, r"SDKD.TAU is 0.0; allowed: above 0"),
+        ("TAU", -1.0, r"SDKD.TAU is -1.0; allowed: above 0"),
+        ("EMA_DECAY", 1.5, r"SDKD.EMA_DECAY is 1.5; allowed: from 0 to 1.0"),
+        ("WARMUP", -1, r"SDKD.WARMUP is -1; allowed: from 0"),
+        ("LOSS.MUTUAL_WEIGHT", -0.5, r"SDKD.LOSS.MUTUAL_WEIGHT is -0.5; allowed: from 0"),
+        ("SYNC", "checkpoint", r"SDKD.SYNC_CKPT is '' with SDKD.SYNC 'checkpoint'; only checkpoint has a file"),
+        ("SYNC_CKPT", "a.pth", r"SDKD.SYNC_CKPT is 'a.pth' with SDKD.SYNC 'step'; only checkpoint"),
+    ],
+)
+def test_bad_values_are_refused(key, value, message):
+    with pytest.raises(UserError, match=message):
+        build(**{key: value})
+
+
+class Plain(nn.Module):
+    """A model without stages."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, CLASSES)
+
+
+class Bare(nn.Module):
+    """Has a resnet's stages but returns logits alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer1, self.layer2, self.layer3 = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
+
+
+def test_an_unsupported_architecture_is_refused_by_its_class_and_the_families():
+    good = build_model("resnet8", CLASSES)
+    for models in ((Plain(), good), (good, Plain())):
+        with pytest.raises(UserError, match="no stages in Plain; supported families: .*resnet.*vgg.*wrn.*MobileNetV2"):
+            SDKD(*models, config())
+    for models in ((Bare(), good), (good, Bare())):
+        with pytest.raises(UserError, match="Bare has the stages of resnet .* does not return .*feats"):
+            SDKD(*models, config())
