@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sdkd_plugin import __version__
 from sdkd_plugin.errors import UserError
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
 
     score = commands.add_parser("eval", help="score a checkpoint", epilog=EPILOG)
-    score.add_argument("-m", "--model", required=True, help="model name, such as resnet20")
+    score.add_argument("-m", "--model", default="", help="model name, such as resnet20, unless the file says what it holds")
     score.add_argument("-c", "--ckpt", default="pretrain", help="checkpoint file; 'pretrain': the published teacher's place")
     score.add_argument("-d", "--dataset", default="cifar100", help="DATASET.TYPE (default: cifar100)")
     score.add_argument("-bs", "--batch-size", type=int, default=64, help="images per batch (default: 64)")
@@ -59,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--output", metavar="FILE", help="write there instead of printing")
     table.add_argument("--versus", metavar="METHOD", help="test this method against every other, paired by seed")
     table.add_argument("--best", action="store_true", help="show the best epoch on the evaluated images beside the last epoch")
-    table.add_argument("--published", metavar="NAME", help="published numbers: poster, motivation or repdistiller; alone: print it")
+    table.add_argument(
+        "--published", metavar="NAME", help="published numbers: poster, motivation or repdistiller; alone: print it"
+    )
     table.add_argument(
         "--split", nargs="+", default=[], metavar="KEY", help="a row for each value of a method's setting, such as SDKD.FUSION"
     )
@@ -68,6 +71,20 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="train and compare five methods on handwritten digits in a few minutes")
     demo.add_argument("--output", default="output/demo", help="where the runs and the table go (default: output/demo)")
     demo.set_defaults(command=_demo)
+
+    for name, text in (
+        ("link", "make a checkout of mdistiller register this package by itself"),
+        ("unlink", "undo link, to the byte"),
+    ):
+        bridge = commands.add_parser(name, help=text, description=f"{text}; see docs/mdistiller.md")
+        bridge.add_argument("checkout", metavar="PATH", help="the checkout's root, the folder with tools/ and mdistiller/")
+        bridge.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
+        bridge.set_defaults(command=_link, name=name)
+
+    run = commands.add_parser("run", help="run one of mdistiller's own scripts with this package registered, linked or not")
+    run.add_argument("script", metavar="PATH/tools/train.py", help="a script of a checkout of mdistiller")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="what the script gets, such as --cfg FILE")
+    run.set_defaults(command=_run)
     return parser
 
 
@@ -104,9 +121,19 @@ def _eval(options: argparse.Namespace) -> None:
 def _table(options: argparse.Namespace) -> None:
     from sdkd_plugin.bench.command import make_table
 
-    make_table(
-        options.folders, options.format, options.output, options.versus, options.best, options.published, options.split
-    )
+    make_table(options.folders, options.format, options.output, options.versus, options.best, options.published, options.split)
+
+
+def _link(options: argparse.Namespace) -> None:
+    from sdkd_plugin.upstream import link
+
+    (link.link if options.name == "link" else link.unlink)(Path(options.checkout), options.dry_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from sdkd_plugin.upstream.launch import run
+
+    run(Path(options.script), options.arguments)
 
 
 def _demo(options: argparse.Namespace) -> None:

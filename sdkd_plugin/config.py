@@ -182,9 +182,18 @@ def active_config(cfg: CN) -> dict[str, Any]:
     return {key: yaml.safe_load(node.dump()) for key, node in cfg.items() if key not in methods}
 
 
+def configs_folder() -> Path:
+    """Where configs/ lies: beside the package in a checkout, inside it where it was installed from a wheel."""
+    package = Path(__file__).resolve().parent
+    beside = package.parent / "configs"
+    return beside if (beside / "cifar100").is_dir() else package / "configs"
+
+
 def _read_yaml(path: str | Path) -> dict:
     if not str(path):
         raise UserError("--cfg is empty; give a yaml file such as configs/cifar100/sdkd/res56_res20.yaml")
+    if not Path(path).exists() and Path(path).parts[0] == "configs":  # so that the documented commands work from a wheel
+        path = configs_folder().parent / path
     try:
         tree = yaml.safe_load(Path(path).read_text())
     except OSError as error:

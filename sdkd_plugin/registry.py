@@ -1,5 +1,6 @@
 """Names to implementations: methods, models and data sets register themselves here by decorator."""
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -22,8 +23,9 @@ class Entry:
     @property
     def place(self) -> str:
         """Where the implementation stands, as file:line."""
+        build = self.build.func if isinstance(self.build, functools.partial) else self.build
         try:
-            return f"{inspect.getsourcefile(self.build)}:{inspect.getsourcelines(self.build)[1]}"
+            return f"{inspect.getsourcefile(build)}:{inspect.getsourcelines(build)[1]}"
         except (OSError, TypeError):  # typed at a prompt, or no Python
             return repr(self.build)
 

@@ -12,17 +12,36 @@ class Case:
     Args:
         name: as registered (DISTILLER.TYPE).
         overrides: config keys that differ from the defaults.
+        refuses: the pairs "teacher/student" of test_pairs.py that it cannot train, each with a pattern of its error.
+        untrained: prefixes of parameters that the method leaves alone on purpose, such as a head it replaces.
     """
 
     name: str
     overrides: dict[str, object] = field(default_factory=dict)
+    refuses: dict[str, str] = field(default_factory=dict)
+    untrained: tuple[str, ...] = ()
 
 
+UNEQUAL_CHANNELS = ("wrn_40_2/wrn_40_1", "ResNet50/MobileNetV2", "resnet32x4/ShuffleV1", "resnet32x4/ShuffleV2")
 CASES = [
     Case("NONE"),
     Case("KD"),
     Case("DKD"),
     Case("CRD", {"CRD.NCE.K": 16}),
+    Case("SDKD"),
+    Case("DML"),
+    Case("SRRL", {"SRRL.KD_WEIGHT": 1.0}),
+    Case("SEMCKD", {"SOLVER.BATCH_SIZE": 8}),
+    Case("REVIEWKD"),
+    Case("SIMKD", untrained=("student.fc.",)),
+    Case("NORM", {"NORM.N": 2, "NORM.KD_WEIGHT": 0.5}),
+    Case("SOTEACHER"),
+    Case("DISTPRO"),
+    Case("AB"),
+    Case("FT"),
+    Case("FSP", refuses=dict.fromkeys(UNEQUAL_CHANNELS, "FSP needs equal channels in all maps")),
+    Case("OFD"),
+    Case("KDSVD", refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels")),
 ]
 
 

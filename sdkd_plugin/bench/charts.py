@@ -58,7 +58,8 @@ def _svg(series: Sequence[Series], x_name: str, y_name: str, lines: bool, spread
     xs = [x for s in series for x, _ in s.points]
     ys = [y for s in series for _, y in s.points]
     ys += [s.points[0][1] + sign * sd for s, sd in zip(series, spreads, strict=False) for sign in (-1, 1)]
-    x_ticks, y_ticks = ticks(0, max(xs)), ticks(min(ys), max(ys))
+    room = max(0.5 - (max(ys) - min(ys)) / 2, 0)  # the axis of accuracies spans a percent at least
+    x_ticks, y_ticks = ticks(0, max(xs)), ticks(min(ys) - room, max(ys) + room)
     place_x = _scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
     place_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_name)} over {escape(x_name)}">']
@@ -89,8 +90,14 @@ def _drawn(s: Series, place_x, place_y, lines: bool, sd: float) -> str:
         return f'{head}<polyline points="{path}" fill="none" stroke="{colour(s.style)}" stroke-dasharray="{dash}"/></g>'
     (x, y), (_, mean) = places[0], s.points[0]
     bar = f'<path d="M{x:.1f} {place_y(mean - sd):.1f}V{place_y(mean + sd):.1f}" stroke="{colour(s.style)}"/>' if sd else ""
-    label = "" if lines else f'<text x="{x + 8:.1f}" y="{y + 4:.1f}">{escape(s.name.split(":")[0])}</text>'
+    label = "" if lines else _label(s.name.split(":")[0], x, y)
     return f'{head}{bar}<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour(s.style)}"/>{label}</g>'
+
+
+def _label(name: str, x: float, y: float) -> str:
+    """Beside a point, on the side where there is room."""
+    place = f'x="{x - 8:.1f}" text-anchor="end"' if x > 0.75 * WIDTH else f'x="{x + 8:.1f}"'
+    return f'<text {place} y="{y + 4:.1f}">{escape(name)}</text>'
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -12,6 +12,7 @@ from sdkd_plugin.bench.published import Published, load_published, published_tab
 from sdkd_plugin.bench.records import grid_csv, records, records_csv
 from sdkd_plugin.bench.runs import read_runs
 from sdkd_plugin.bench.table import Comparison, compare_runs
+from sdkd_plugin.bench.versus import run_versus
 from sdkd_plugin.errors import UserError
 
 FORMATS = (*TEXT_FORMATS, "csv", "html")
@@ -65,10 +66,12 @@ def comparison_text(
     screen: int | None = None,
 ) -> str:
     """The table in one of FORMATS. screen: columns of the terminal it is printed to, or None."""
-    tests = None if versus is None else versus_grid(comparison, versus)
+    tests = None if versus is None else run_versus(comparison, versus)
     if style == "csv":
-        return records_csv(records(comparison, numbers), tests)
-    grids = [main_grid(comparison, best_epoch), details_grid(comparison, numbers), *([tests] if tests else [])]
+        return records_csv(records(comparison, numbers, tests))
+    grids = [main_grid(comparison, best_epoch), details_grid(comparison, numbers)]
+    if tests is not None:
+        grids.append(versus_grid(tests))
     if style == "html":
         return html_page(grids, comparison, split)
     return _text(grids, listed_runs(comparison), style, screen)

@@ -1,7 +1,7 @@
 """Grids as text: terminal, Markdown, LaTeX. CSV is in records.py, HTML in html.py."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -41,7 +41,7 @@ def terminal(grids: Sequence[Grid], listed: Sequence[str], width: int | None = N
     for grid in grids:
         table = Table(title=grid.title, title_justify="left")
         for number, name in enumerate(grid.head):
-            table.add_column(Text(name), justify="left" if number == 0 else "right")
+            table.add_column(Text(name), justify="left" if number in grid.text_columns else "right")
         for row in grid.rows:
             table.add_row(*(Text(_starred(cell), style="bold" if cell.best else "") for cell in row))
         console.print(table)
@@ -60,7 +60,8 @@ def markdown(grids: Sequence[Grid], listed: Sequence[str]) -> str:
     """GitHub's tables; the best cell of a column is bold."""
     parts = []
     for grid in grids:
-        lines = [_pipes(grid.head), _pipes([":--", *["--:"] * (len(grid.head) - 1)])]
+        sides = [":--" if number in grid.text_columns else "--:" for number in range(len(grid.head))]
+        lines = [_pipes(grid.head), _pipes(sides)]
         lines += [_pipes([_bold(_marked(cell), cell, "**{}**") for cell in row]) for row in grid.rows]
         parts += [f"### {grid.title}", "\n".join(lines)]
         if grid.notes:
@@ -75,7 +76,8 @@ def latex(grids: Sequence[Grid], listed: Sequence[str]) -> str:
     parts = ["% needs \\usepackage{booktabs}"]
     for grid in grids:
         lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escape(grid.title)}}}", rf"\label{{tab:{grid.name}}}"]
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(grid.head) - 1)}}}", r"\toprule", _row(map(_escape, grid.head))]
+        sides = "".join("l" if number in grid.text_columns else "r" for number in range(len(grid.head)))
+        lines += [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", _row(map(_escape, grid.head))]
         lines.append(r"\midrule")
         lines += [_row(_bold(_escape(_marked(cell)), cell, r"\textbf{{{}}}") for cell in row) for row in grid.rows]
         lines += [r"\bottomrule", r"\end{tabular}"]
@@ -112,7 +114,7 @@ def _pipes(texts: Sequence[str]) -> str:
     return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 
-def _row(texts) -> str:
+def _row(texts: Iterable[str]) -> str:
     return " & ".join(texts) + r" \\"
 
 

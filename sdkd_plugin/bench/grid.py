@@ -13,9 +13,9 @@ from sdkd_plugin.bench.published import (
     find_published,
     is_cifar100,
 )
-from sdkd_plugin.bench.statistics import CONFIDENCE, Paired, compare_paired, holm
-from sdkd_plugin.bench.table import Comparison, TableCell, unfinished_progress
-from sdkd_plugin.errors import unknown
+from sdkd_plugin.bench.statistics import CONFIDENCE, Paired
+from sdkd_plugin.bench.table import Comparison, TableCell
+from sdkd_plugin.bench.versus import Versus
 
 MARKS = {
     "†": "one seed: tells nothing of the spread",
@@ -71,6 +71,11 @@ class Grid:
     head: list[str]
     rows: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def text_columns(self) -> list[int]:
+        """Positions of the columns that hold words, not numbers; they are set flush left."""
+        return [column for column in range(len(self.head)) if all(row[column].value is None for row in self.rows)]
 
 
 def published_grid(rows: Sequence[Published]) -> Grid:
@@ -162,7 +167,9 @@ def details_grid(comparison: Comparison, published: Sequence[Published]) -> Grid
     notes.append(f"hours and peak MiB: means over seeds, measured on {' and on '.join(devices)}")
     if len(devices) > 1:
         notes.append("hours and peak MiB of different devices or thread counts stand side by side here: do not compare them")
-    return Grid("details", "Rank, gain over the vanilla student, published number, cost", head, rows, notes)
+    used = [column for column in range(len(head)) if any(row[column] is not EMPTY for row in rows)]
+    rows = [[row[column] for column in used] for row in rows]
+    return Grid("details", "Rank, gain, published number and cost", [head[column] for column in used], rows, notes)
 
 
 def published_number(cell: TableCell, published: Sequence[Published]) -> Published | None:
@@ -175,7 +182,7 @@ def published_number(cell: TableCell, published: Sequence[Published]) -> Publish
 
 def _detail_cells(cell: TableCell, printed: Cell, number: Published | None) -> list[Cell]:
     mean, hours = cell.summary("last").mean, cell.mean_of("wall_seconds") / 3600
-    parameters = {run.result["student_parameters"] for run in cell.finished}
+    parameters = {run.result["deployed_parameters"] for run in cell.finished}
     beside, difference = EMPTY, EMPTY
     if number is not None:
         marks = "¶" if departures(cell.column.protocol, cell.column.student) else ""
@@ -194,71 +201,43 @@ def _detail_cells(cell: TableCell, printed: Cell, number: Published | None) -> l
     ]
 
 
-def versus_grid(comparison: Comparison, ours: str) -> Grid:
-    """`ours` against every other method, paired by seed.
-
-    Raises:
-        UserError: no row is called `ours`.
-    """
-    ours = _row_called(comparison, ours)
-    compared: list[tuple[str, str, Paired]] = []
-    notes = []
-    for index, column in enumerate(comparison.columns):
-        mine = comparison.cells.get((ours, index))
-        for row in comparison.rows:
-            other = comparison.cells.get((row, index))
-            if row == ours or mine is None or other is None:
-                continue
-            paired = compare_paired(mine.scores("last"), other.scores("last"))
-            if paired is None:
-                notes.append(f"{column.label}: {ours} and {row} have no finished seed in common")
-            else:
-                compared.append((column.label, row, paired))
-    corrected = holm([paired.p for _, _, paired in compared])
-    rows = [
-        [Cell(label), Cell(row), *_paired_cells(paired, adjusted)]
-        for (label, row, paired), adjusted in zip(compared, corrected, strict=True)
-    ]
+def versus_grid(tests: Versus) -> Grid:
+    """One method against every other, paired by seed."""
+    rows = [[Cell(test.cell.column.label), Cell(test.cell.row), *_paired_cells(test.paired, test.holm_p)] for test in tests.tests]
+    notes = [f"{cell.column.label}: {tests.ours} and {cell.row} have no finished seed in common" for cell in tests.unpaired]
     notes.append(
-        f"interval: Student's t over paired differences; p: exact two-sided sign flips; Holm: over the {len(compared)} tests here"
+        "interval: Student's t over paired differences; p: exact two-sided sign flips; "
+        f"Holm: over all tests here, {len(rows)} in number"
     )
-    powerless = sorted({paired.n for _, _, paired in compared if paired.smallest_p > 1 - CONFIDENCE})
+    powerless = sorted({test.paired.n for test in tests.tests if test.paired.smallest_p > 1 - CONFIDENCE})
     if powerless:
         notes.append(
-            f"n = {', '.join(map(str, powerless))}: p cannot get below 0.05 whatever the numbers are; at least 6 seeds can"
+            f"n = {', '.join(map(str, powerless))}: p cannot get below 0.05 whatever the numbers are; from 6 seeds it can"
         )
     head = ["pair", "against", "n", "mean difference", "95 % interval", "p", "smallest p of n", "p (Holm)"]
-    return Grid("versus", f"{ours} minus the other method, last epoch, paired by seed", head, rows, notes)
+    return Grid("versus", f"{tests.ours} minus the other method, last epoch, paired by seed", head, rows, notes)
 
 
-def _paired_cells(paired: Paired, adjusted: float) -> list[Cell]:
+def _paired_cells(paired: Paired, holm_p: float) -> list[Cell]:
     interval = "n = 1" if paired.low is None else f"{paired.low:+.2f} to {paired.high:+.2f}"
     return [
         Cell(str(paired.n), paired.n),
         _signed(paired.mean),
         Cell(interval, paired.low),
-        *(Cell(f"{p:.4f}", p) for p in (paired.p, paired.smallest_p, adjusted)),
+        *(Cell(f"{p:.4f}", p) for p in (paired.p, paired.smallest_p, holm_p)),
     ]
-
-
-def _row_called(comparison: Comparison, name: str) -> str:
-    for row in comparison.rows:
-        if row.lower() == name.lower():
-            return row
-    raise unknown("method", name, comparison.rows, "--versus")
 
 
 def listed_runs(comparison: Comparison) -> list[str]:
     """Every folder that was found and does not count, with the reason: nothing is dropped in silence."""
     lines = [f"invalid: {bad.path}: {bad.reason}" for bad in comparison.rejected]
-    lines += [
-        f"unfinished: {run.path}: {unfinished_progress([run])}; go on with --resume" for run in comparison.counted if not run.result
-    ]
+    unfinished = [run for run in comparison.counted if run.result is None]
+    lines += [f"unfinished: {run.path}: {run.progress}; go on with --resume" for run in unfinished]
     for left_out, kept in comparison.duplicates:
         scores = [f"{run.result['last']['top1']:.2f}" if run.result else "unfinished" for run in (left_out, kept)]
         lines.append(f"duplicate: {left_out.path} ({scores[0]}) is the same run as {kept.path} ({scores[1]}), which counts")
     for run in comparison.teachers:
-        score = f"top-1 {run.result['last']['top1']:.2f}" if run.result else f"unfinished, {unfinished_progress([run])}"
+        score = f"top-1 {run.result['last']['top1']:.2f}" if run.result else f"unfinished, {run.progress}"
         lines.append(f"teacher: {run.path}: vanilla {run.student}, {score}; no column learns with it as student")
     return lines
 

@@ -34,7 +34,7 @@ def html_page(grids: Sequence[Grid], comparison: Comparison | None, split: Seque
 
 def _described(run: Run, split: Sequence[str]) -> dict:
     pair = f"{run.teacher or '-'}/{run.student}"
-    state = f"top-1 {run.result['last']['top1']:.2f}" if run.result else f"unfinished, epoch {len(run.curve)} of {run.epochs}"
+    state = f"top-1 {run.result['last']['top1']:.2f}" if run.result else f"unfinished, {run.progress}"
     facts = {}
     if run.result:
         environment = run.result["environment"]

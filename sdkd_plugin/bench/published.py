@@ -96,6 +96,4 @@ def is_cifar100(protocol: dict[str, Any]) -> bool:
 def departures(protocol: dict[str, Any], student: str) -> list[str]:
     """How a run's schedule differs from the published one, as `KEY value (published: value)`."""
     expected = {**SCHEDULE, "SOLVER.LR": SLOW_LR if student in SLOW_STUDENTS else SCHEDULE["SOLVER.LR"]}
-    return [
-        f"{key} {protocol.get(key)} (published: {value})" for key, value in expected.items() if protocol.get(key) != value
-    ]
+    return [f"{key} {protocol.get(key)} (published: {value})" for key, value in expected.items() if protocol.get(key) != value]

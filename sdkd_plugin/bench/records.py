@@ -8,6 +8,7 @@ from typing import Any
 from sdkd_plugin.bench.grid import Grid, listed_runs, published_number
 from sdkd_plugin.bench.published import Published
 from sdkd_plugin.bench.table import Comparison, TableCell
+from sdkd_plugin.bench.versus import PairedTest, Versus
 
 FIELDS = (
     "status",  # cell | a listed folder's: invalid, unfinished, duplicate, teacher
@@ -36,14 +37,27 @@ FIELDS = (
     "differs",
     "note",
 )
+VERSUS_FIELDS = (
+    "versus",  # the method that is tested against this record's; differences are versus minus method
+    "versus_n",
+    "versus_difference",
+    "versus_low",
+    "versus_high",
+    "versus_p",
+    "versus_smallest_p",
+    "versus_p_holm",
+)
 
 
-def records(comparison: Comparison, published: Sequence[Published]) -> list[dict[str, Any]]:
+def records(comparison: Comparison, published: Sequence[Published], versus: Versus | None) -> list[dict[str, Any]]:
     """One record per cell in the table's order, then one per listed folder. Accuracies in percent."""
+    tests = {} if versus is None else {(test.cell.column.label, test.cell.row): test for test in versus.tests}
     rows = []
-    for index in range(len(comparison.columns)):
+    for index, column in enumerate(comparison.columns):
         cells = [comparison.cells[row, index] for row in comparison.rows if (row, index) in comparison.cells]
-        rows += [_record(cell, comparison, published) for cell in cells]
+        for cell in cells:
+            test = tests.get((column.label, cell.row))
+            rows.append({**_record(cell, comparison, published), **({} if test is None else _test_fields(versus.ours, test))})
     for line in listed_runs(comparison):
         status, note = line.split(": ", 1)
         rows.append({"status": status, "note": note})
@@ -78,26 +92,26 @@ def _record(cell: TableCell, comparison: Comparison, published: Sequence[Publish
         gain_same_seeds=None if cell.gain is None else not cell.other_seeds,
         hours=cell.mean_of("wall_seconds") / 3600,
         peak_memory_mib=cell.mean_of("peak_memory_mib"),
-        parameters=cell.mean_of("student_parameters"),
+        parameters=cell.mean_of("deployed_parameters"),
     )
     if number is not None:
-        record.update(
-            published=number.value, published_epoch=number.statistic, difference=last.mean - float(number.value)
-        )
+        record.update(published=number.value, published_epoch=number.statistic, difference=last.mean - float(number.value))
     return record
 
 
-def records_csv(rows: Sequence[dict[str, Any]], versus: Grid | None) -> str:
-    """CSV text of the records; with `versus` its columns stand beside each cell's."""
-    extra = {} if versus is None else _by_cell(versus)
-    names = [] if versus is None else [f"versus {name}" for name in versus.head[2:]]
+def _test_fields(ours: str, test: PairedTest) -> dict[str, Any]:
+    paired = test.paired
+    values = (ours, paired.n, paired.mean, paired.low, paired.high, paired.p, paired.smallest_p, test.holm_p)
+    return dict(zip(VERSUS_FIELDS, values, strict=True))
+
+
+def records_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """CSV text of the records; the columns of a paired test are there if any record has one."""
+    tested = any(VERSUS_FIELDS[0] in row for row in rows)
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*FIELDS, *names], lineterminator="\n")
+    writer = csv.DictWriter(text, [*FIELDS, *(VERSUS_FIELDS if tested else ())], lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        label = f"{row.get('teacher') or '-'}/{row.get('student')}" + (f" [{row['protocol']}]" if row.get("protocol") else "")
-        values = extra.get((label, row.get("method")), [""] * len(names))
-        writer.writerow({**row, **dict(zip(names, values, strict=True))})
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -108,7 +122,3 @@ def grid_csv(grid: Grid) -> str:
     writer.writerow(grid.head)
     writer.writerows([cell.text for cell in row] for row in grid.rows)
     return text.getvalue()
-
-
-def _by_cell(versus: Grid) -> dict[tuple[str, str], list[str]]:
-    return {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in versus.rows}

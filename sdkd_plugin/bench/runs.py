@@ -19,7 +19,7 @@ VANILLA = "NONE"
 UNREAD = ("SOLVER.TRAINER", "SOLVER.DOT.DELTA")
 
 # What the table takes from result.json; a file without one of these is torn or of another version.
-NUMBERS = ("wall_seconds", "images_per_second", "peak_memory_mib", "student_parameters", "extra_parameters", "train_images")
+NUMBERS = ("wall_seconds", "images_per_second", "peak_memory_mib", "deployed_parameters", "extra_parameters", "train_images")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Run:
     Args:
         identity: what decides the result, flat: config keys, and data and teacher by their hashes.
         result: result.json, or None while the run is unfinished.
-        curve: (epoch, top-1 in percent on the evaluated images), one for each complete epoch.
+        epochs_done: complete epochs of all stages.
+        curve: (epoch, top-1 in percent on the evaluated images) for each scored one; stages are counted through.
     """
 
     path: Path
     identity: dict[str, Any]
     result: dict[str, Any] | None
+    epochs_done: int
     curve: tuple[tuple[int, float], ...]
 
     @property
@@ -61,6 +63,11 @@ class Run:
     @property
     def epochs(self) -> int:
         return self.identity["SOLVER.EPOCHS"]
+
+    @property
+    def progress(self) -> str:
+        """How far the run is; a method's pre-training counts, so there may be more epochs than SOLVER.EPOCHS."""
+        return f"{self.epochs_done} epochs done, SOLVER.EPOCHS {self.epochs}"
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -138,13 +145,11 @@ def _read(path: Path) -> Run:
     if identity is None:
         raise _Torn("has neither identity.json nor result.json: not begun by this package, or torn")
     _check_identity(identity)
-    curve = _read_curve(path / "metrics.csv")
+    rows = _read_metrics(path / "metrics.csv")
     if result is not None:
-        if len(curve) != identity["SOLVER.EPOCHS"]:
-            raise _Torn(f"metrics.csv holds {len(curve)} epochs, result.json is of {identity['SOLVER.EPOCHS']}")
-        if curve[-1][1] != result["last"]["top1"]:
-            raise _Torn(f"last top-1 is {curve[-1][1]} in metrics.csv but {result['last']['top1']} in result.json")
-    return Run(path, identity, result, curve)
+        _check_complete(rows, result)
+    curve = tuple((number, row.top1) for number, row in enumerate(rows, start=1) if row.top1 is not None)
+    return Run(path, identity, result, len(rows), curve)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -192,18 +197,50 @@ def _check_result(result: dict[str, Any]) -> None:
         raise _Torn("result.json has no environment")
 
 
-def _read_curve(path: Path) -> tuple[tuple[int, float], ...]:
+@dataclass(frozen=True)
+class _Row:
+    """What is needed of one epoch in metrics.csv; top1 is None in a stage that scores nothing."""
+
+    stage: str
+    epoch: int
+    top1: float | None
+    seconds: float
+
+
+def _read_metrics(path: Path) -> list[_Row]:
     try:
         with open(path, newline="") as file:
-            head, *rows = csv.reader(file)
-        epoch, top1 = head.index("epoch"), head.index("test_top1")
-        curve = tuple((int(row[epoch]), float(row[top1])) for row in rows)
+            head, *lines = csv.reader(file)
+        places = [head.index(name) for name in ("stage", "epoch", "test_top1", "train_seconds", "test_seconds")]
+        rows = [_metrics_row(*(line[place] for place in places)) for line in lines]
     except FileNotFoundError:
-        return ()  # killed in the first epoch; a result without metrics fails on the number of epochs
+        return []  # killed in the first epoch; a result without metrics fails its own check
     except OSError as error:
         raise _Torn(f"{path.name} cannot be read: {error.strerror}") from error
     except (ValueError, IndexError, csv.Error) as error:
         raise _Torn(f"{path.name} is torn or foreign ({error})") from error
-    if [number for number, _ in curve] != list(range(1, len(curve) + 1)):
-        raise _Torn(f"{path.name} does not hold the epochs 1, 2, 3, ... in order")
-    return curve
+    before = None
+    for row in rows:
+        if row.epoch != (before.epoch + 1 if before and before.stage == row.stage else 1):
+            raise _Torn(f"{path.name} skips to epoch {row.epoch} of stage {row.stage}")
+        before = row
+    return rows
+
+
+def _metrics_row(stage: str, epoch: str, top1: str, train_seconds: str, test_seconds: str) -> _Row:
+    seconds = float(train_seconds) + (float(test_seconds) if test_seconds else 0.0)
+    return _Row(stage, int(epoch), float(top1) if top1 else None, seconds)
+
+
+def _check_complete(rows: list[_Row], result: dict[str, Any]) -> None:
+    """A metrics.csv that lost rows cannot add up to the seconds in result.json."""
+    if not rows:
+        raise _Torn("has result.json but no metrics.csv, or an empty one")
+    if rows[-1].top1 != result["last"]["top1"]:
+        raise _Torn(f"last top-1 is {rows[-1].top1} in metrics.csv but {result['last']['top1']} in result.json")
+    seconds = sum(row.seconds for row in rows)
+    if not math.isclose(seconds, result["wall_seconds"], rel_tol=1e-6):
+        raise _Torn(
+            f"the {len(rows)} epochs in metrics.csv took {seconds:.1f} s, result.json says {result['wall_seconds']:.1f} s: "
+            "rows are missing or foreign"
+        )

@@ -8,8 +8,9 @@ differ only in their seed; a second setting of a method is an error unless asked
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -86,9 +87,9 @@ class Comparison:
     teachers: list[Run]
 
     def teacher_top1(self, index: int) -> float | None:
-        """The teacher's accuracy as measured at the start of the column's runs."""
+        """A trained teacher's accuracy as measured at the start of the column's runs; of one trained along there is none."""
         runs = [run for (_, at), cell in self.cells.items() if at == index for run in cell.finished]
-        scores = [run.result["teacher_score"]["top1"] for run in runs if run.result.get("teacher_score")]
+        scores = [run.result["teacher_score"]["top1"] for run in runs if run.teacher_hash is not None]
         return fmean(scores) if scores else None
 
     @property
@@ -152,39 +153,29 @@ def _without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[tuple[Run,
         first, *others = sorted(group, key=lambda run: (run.result is None, run.path))
         kept.append(first)
         duplicates += [(other, first) for other in others]
-    return sorted(kept, key=lambda run: run.path), duplicates
+    return sorted(kept, key=lambda run: run.path), sorted(duplicates, key=lambda pair: pair[0].path)
 
 
 def _columns(runs: Sequence[Run]) -> tuple[list[Column], list[tuple[Run, list[int]]], list[Run]]:
     """The columns, where each run stands in them, and the runs that only taught.
 
-    A run with a teacher checkpoint makes its column. One without (vanilla, or a method that trains its teacher along) stands
-    in every column of its student and protocol, or makes one if there is none.
+    A run with a teacher checkpoint makes its column. One that trains its teacher along stands in every column of its pair and
+    protocol, a vanilla one in every column of its student and protocol; where there is none it makes one.
     """
-    taught = [run for run in runs if run.teacher_hash is not None]
-    names = {run.teacher for run in taught}, {run.student for run in taught}
+    names = {run.teacher for run in runs} - {run.student for run in runs if run.teacher is not None}
+    teachers = [run for run in runs if run.method == VANILLA and run.student in names]
     found: dict[str, Column] = {}
-
-    def own_column(run: Run) -> str:
-        key = _text([run.teacher, run.student, run.teacher_hash, run.protocol])
-        found.setdefault(key, Column(run.teacher, run.student, run.teacher_hash, run.protocol))
-        return key
-
-    keys = {run.path: [own_column(run)] for run in taught}
-    made = list(found.items())
-    teachers = []
-    for run in runs:
-        if run.teacher_hash is not None:
-            continue
-        if run.method == VANILLA and run.student in names[0] - names[1]:
-            teachers.append(run)
-            continue
-        fitting = [key for key, column in made if _fits(run, column)]
-        keys[run.path] = fitting or [own_column(run)]
+    keys: dict[Path, list[str]] = {}
+    placed = [run for run in runs if not (run.method == VANILLA and run.student in names)]
+    for run in sorted(placed, key=lambda run: (run.teacher_hash is None, run.teacher is None)):
+        fitting = [key for key, column in found.items() if run.teacher_hash is None and _fits(run, column)]
+        if not fitting:
+            fitting = [_text([run.teacher, run.student, run.teacher_hash, run.protocol])]
+            found.setdefault(fitting[0], Column(run.teacher, run.student, run.teacher_hash, run.protocol))
+        keys[run.path] = fitting
     order = sorted(found, key=lambda key: _column_order(found[key], key))
-    places = {key: index for index, key in enumerate(order)}
-    placed = [(run, [places[key] for key in keys[run.path]]) for run in runs if run.path in keys]
-    return [found[key] for key in order], placed, teachers
+    indices = {key: index for index, key in enumerate(order)}
+    return [found[key] for key in order], [(run, [indices[key] for key in keys[run.path]]) for run in placed], teachers
 
 
 def _fits(run: Run, column: Column) -> bool:
@@ -259,8 +250,3 @@ def _row_order() -> Any:
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def unfinished_progress(runs: Iterable[Run]) -> str:
-    """Says how far unfinished runs are, such as `seed 1: epoch 5 of 240`."""
-    return ", ".join(f"seed {run.seed}: epoch {len(run.curve)} of {run.epochs}" for run in runs)

@@ -37,6 +37,7 @@ class Distiller(nn.Module):
         needs_num_data: the constructor takes a fourth argument, the number of training images.
         needs_negatives: `forward_train` receives `contrastive_index` [N, 1 + K] with K = `self.num_negatives`.
         needs_constant_batch: a last short batch is left out.
+        needs_model_extras: reads what only this package's models offer (`head_in`, `classifier_module`, `forward_head`).
     and by overriding `stages`, `begin_stage`, `get_parameter_groups`, `before_step` and `deployed`.
     Epoch-valued config keys are declared at registration (`epoch_keys`), so that short schedules scale them.
     """
@@ -45,6 +46,7 @@ class Distiller(nn.Module):
     needs_num_data = False
     needs_negatives = False
     needs_constant_batch = False
+    needs_model_extras = False
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None):
         super().__init__()
@@ -89,7 +91,11 @@ class Distiller(nn.Module):
         """Called before each step's forward with the same arguments and, if the stage holds out images, `validation`."""
 
     def deployed(self) -> nn.Module:
-        """The network to ship and score, image -> (logits, feats); its state is what `student_*` files hold."""
+        """The network to ship and score, image -> (logits, feats); its state is what `student_*` files hold.
+
+        Its layers must follow from the two networks' names, the number of classes and the method's config node, since
+        `engine.deploy` rebuilds it from these alone.
+        """
         return self.student
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
@@ -107,8 +113,8 @@ class Distiller(nn.Module):
         raise NotImplementedError
 
     def forward_test(self, image: Tensor) -> Tensor:
-        """The student's logits [N, K]."""
-        return self.student(image)[0]
+        """The logits [N, K] of the network that is deployed."""
+        return self.deployed()(image)[0]
 
     def forward(self, image: Tensor, target: Tensor | None = None, **extras):
         if self.training:

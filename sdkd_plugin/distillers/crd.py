@@ -101,10 +101,11 @@ class CRD(Distiller):
         super().__init__(student, teacher)
         check_node(cfg.CRD)
         nce, dim = cfg.CRD.NCE, cfg.CRD.FEAT.DIM
-        self.num_negatives = min(nce.K, num_data)  # DIFF 3: bounded; DIFF 4: the data side draws them with replacement
+        # DIFF 2: at most the training images, so that q <= 1. DIFF 3: whoever draws them may repeat one
+        self.num_negatives = min(nce.K, num_data)
         self.tau, self.momentum = nce.TEMPERATURE, nce.MOMENTUM
         self.ce_weight, self.feat_weight = cfg.CRD.LOSS.CE_WEIGHT, cfg.CRD.LOSS.FEAT_WEIGHT
-        # DIFF 2: measured; mdistiller's 256 / 256 is right for the x4 pair alone
+        # DIFF 4: measured; mdistiller's 256 / 256 is right for the x4 pair alone
         self.embed_s = nn.Linear(pooled_dim(student), dim)
         self.embed_t = nn.Linear(pooled_dim(teacher), dim)
         bound = math.sqrt(3 / dim)  # uniform within it: rows of length about 1
@@ -122,7 +123,7 @@ class CRD(Distiller):
             feats_teacher = self.teacher(image)[1]
         # DIFF 5: float32 also under autocast; exp(1 / 0.07) is beyond float16
         with torch.autocast(image.device.type, enabled=False):
-            emb_s = F.normalize(self.embed_s(at_least_float32(feats_student["pooled_feat"])))  # [N, DIM]
+            emb_s = F.normalize(self.embed_s(at_least_float32(feats_student["pooled_feat"])))  # [N, DIM] DIFF 6
             emb_t = F.normalize(self.embed_t(at_least_float32(feats_teacher["pooled_feat"])))
             if self.log_z_s.isinf():
                 self.log_z_s.copy_(log_normaliser(emb_s, self.memory_t, contrastive_index, self.tau))
@@ -140,7 +141,7 @@ class CRD(Distiller):
 
 def check_node(node: CfgNode) -> None:
     """Raises UserError for a value of the CRD node that means nothing."""
-    if node.MODE != "exact":  # DIFF 6
+    if node.MODE != "exact":  # DIFF 7
         raise UserError(f"CRD.MODE is {node.MODE!r}; allowed: 'exact', which every published table uses")
     if node.FEAT.DIM < 1:
         raise UserError(f"CRD.FEAT.DIM is {node.FEAT.DIM}; allowed: 1 or more")

@@ -31,7 +31,7 @@ def dkd_terms(logits_student: Tensor, logits_teacher: Tensor, target: Tensor, ta
         TCKD and NCKD, scalars, averaged over the batch.
     Raises:
         UserError: fewer than three classes (NCKD would be 0 for all inputs), or a target that is no class number.
-    Source: arXiv 2203.08679, equations 5 to 7.
+    Source: arXiv 2203.08679, section 3.
     """
     check_target(target, logits_student.shape)
     (pair_student, others_student), (pair_teacher, others_teacher) = (

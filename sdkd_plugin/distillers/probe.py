@@ -1,14 +1,30 @@
 """Measures a model's shapes by running it, without leaving a trace in it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model is in eval mode; afterwards every module has the mode back that it had.
+
+    Eval mode matters to a probe: in train mode its image would move the batch norms' running statistics, a frozen teacher's too.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.no_grad()
 def probe(model: nn.Module, size: int = 32) -> tuple[Tensor, dict]:
-    """Runs the model on one black image in eval mode and puts every module's train/eval mode back.
-
-    Eval mode matters: in train mode the image would move the batch norms' running statistics, a frozen teacher's too.
+    """Runs the model on one black image in eval mode.
 
     Args:
         model: returns (logits, feats).
@@ -16,14 +32,9 @@ def probe(model: nn.Module, size: int = 32) -> tuple[Tensor, dict]:
     Returns:
         what the model returns: logits [1, K] and its feats.
     """
-    modes = [(module, module.training) for module in model.modules()]
     weight = next(model.parameters())
-    model.eval()
-    try:
+    with eval_mode(model):
         return model(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def pooled_dim(model: nn.Module) -> int:

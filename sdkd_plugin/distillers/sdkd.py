@@ -205,18 +205,13 @@ class ProxyTeacher(nn.Module):
         super().__init__()
         self.sync, self.decay, self.student_norms = cfg.SYNC, cfg.EMA_DECAY, cfg.PROXY_BN == "student"
         self.starts_inside = cfg.SYNC == "step" and not self.student_norms
-        self.family, self.stages, first = find_family(student), list(teacher_channels), min(teacher_channels)
-        self.skipped = [k for k in range(1, first) if self.starts_inside]
+        self.family, self.stages = find_family(student), list(teacher_channels)
+        channels = stage_channels(student, self.family)
         self.model = copy.deepcopy(student)
         copies = list(self.model.named_modules())
-        channels = stage_channels(student, self.family)
-        for k in self.skipped:
-            self._wrap(k, None)
         for k, c in teacher_channels.items():
             self._wrap(k, FFB(channels[k], c, cfg.FUSION, self.family.signed))
-        for path in self.family.order[: self.family.order.index(self.family.stages[first - 1])] if self.starts_inside else ():
-            if path not in self.family.stages and _has(self.model, path):
-                _replace(self.model, path, nn.Identity())
+        self.skipped = self._skip_start() if self.starts_inside else []
         self.shared = self._disown(copies)
         self.register_buffer("synced", torch.tensor(-1))  # epoch of the last copy; -1: none yet
         self._share(student)
@@ -224,6 +219,16 @@ class ProxyTeacher(nn.Module):
     def _wrap(self, k: int, fusion: FFB | None) -> None:
         path = self.family.stages[k - 1]
         _replace(self.model, path, ProxyStage(self.model.get_submodule(path), fusion, self.family.pair))
+
+    def _skip_start(self) -> list[int]:
+        """Before the first fused stage, stages hand on the student's maps and other modules their input; returns these stages."""
+        first = self.stages[0]
+        for path in self.family.order[: self.family.order.index(self.family.stages[first - 1])]:
+            if path in self.family.stages:
+                self._wrap(self.family.stages.index(path) + 1, None)
+            elif _has(self.model, path):
+                _replace(self.model, path, nn.Identity())
+        return list(range(1, first))
 
     def _disown(self, copies: list[tuple[str, nn.Module]]) -> list[tuple[str, str, tuple[str, ...]]]:
         """Takes the copy's Parameters away; lists (path in P, path in S, names) of the tensors that P has from S."""

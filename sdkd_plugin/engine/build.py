@@ -12,7 +12,7 @@ from sdkd_plugin.engine.checkpoint import load_weights
 from sdkd_plugin.engine.randomness import torch_seeded
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import PUBLISHED_TEACHERS, build_model, teacher_checkpoint
-from sdkd_plugin.registry import METHODS
+from sdkd_plugin.registry import METHODS, MODELS
 
 
 class MissingTeacherError(UserError):
@@ -31,7 +31,7 @@ def teacher_path(cfg: CN) -> Path:
         UserError: there is none; says which file is wanted, who publishes it and how to train one here.
     """
     name = cfg.DISTILLER.TEACHER
-    build_model(name, num_classes=2)  # an unknown name should not be told to train itself
+    MODELS[name]  # an unknown name should not be told to train itself
     path = Path(cfg.DISTILLER.TEACHER_CKPT or teacher_checkpoint(name))
     if path.is_file():
         return path

@@ -72,9 +72,10 @@ def time_training(trainer: Trainer) -> float:
 def time_evaluation(trainer: Trainer) -> float:
     """Seconds of scoring the evaluation split once, extrapolated from a few batches."""
     trainer.distiller.eval()
+    network = trainer.bare.deployed()
     began, batches = time.perf_counter(), 0
     for image, _ in itertools.islice(trainer.eval_batches, TIMED_EVAL_BATCHES):
-        trainer.bare.forward_test(image)
+        network(image)
         batches += 1
     _synchronise(trainer.device)
     return (time.perf_counter() - began) / batches * len(trainer.eval_batches)

@@ -13,11 +13,12 @@ from sdkd_plugin.data.batches import EvalBatches
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher, loads_teacher, teacher_path
+from sdkd_plugin.engine.deploy import load_network
 from sdkd_plugin.engine.environment import describe_environment, peak_memory, uncommitted_diff
 from sdkd_plugin.engine.evaluate import Score, evaluate
 from sdkd_plugin.engine.folder import RunFolder, data_hash, run_identity, write_json
 from sdkd_plugin.engine.trainer import Trainer, make_accelerator
-from sdkd_plugin.models import build_model, teacher_checkpoint
+from sdkd_plugin.models import teacher_checkpoint
 
 
 def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFolder:
@@ -126,16 +127,15 @@ def make_result(
 
 
 def score_checkpoint(cfg: CN, path: str) -> Score:
-    """Loads a bare network, prints its scores on the evaluation split and returns them.
+    """Loads a network, prints its scores on the evaluation split and returns them.
 
     Args:
-        cfg: DISTILLER.STUDENT names the model, DATASET the images.
-        path: a `{"model": state_dict}` file, or "pretrain" for the published teacher's place.
+        cfg: DISTILLER.STUDENT names the model and may be empty if the file says what it holds; DATASET names the images.
+        path: a student or teacher file, or "pretrain" for the published teacher's place.
     """
     name = cfg.DISTILLER.STUDENT
     dataset = load_dataset(cfg)
-    model = build_model(name, dataset.num_classes)
-    checkpoint.load_weights(model, teacher_checkpoint(name) if path == "pretrain" else path, name)
+    name, model = load_network(teacher_checkpoint(name) if path == "pretrain" else path, name, dataset.num_classes)
     device = make_accelerator(cfg).device
     layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
     model.to(device, memory_format=layout).eval()

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode as CN
@@ -21,6 +23,7 @@ from sdkd_plugin.data.batches import Batch, EvalBatches, TrainBatches
 from sdkd_plugin.data.dataset import Dataset, hold_out
 from sdkd_plugin.distillers.base import Distiller, Stage
 from sdkd_plugin.engine import checkpoint
+from sdkd_plugin.engine.deploy import pack
 from sdkd_plugin.engine.evaluate import correct_within, evaluate
 from sdkd_plugin.engine.folder import RunFolder
 from sdkd_plugin.engine.randomness import torch_seeded
@@ -51,6 +54,17 @@ def make_accelerator(cfg: CN) -> Accelerator:
     return accelerator
 
 
+def open_events(folder: Path, step: int) -> EventsWriter:
+    """A TensorBoard file whose steps replace those from `step` on in older files of the folder.
+
+    It is written as it is told: SummaryWriter has a thread for that, and waits for ever once a full disk has ended it.
+    """
+    folder.mkdir(exist_ok=True)
+    events = EventsWriter(str(folder / "events"))
+    events.write_event(Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START)))
+    return events
+
+
 class Trainer:
     """Trains `distiller` on `dataset`, stage by stage, epoch by epoch, and leaves everything in `folder`.
 
@@ -79,17 +93,15 @@ class Trainer:
 
     def run(self) -> None:
         """Trains the epochs that the history does not hold yet."""
-        writer = SummaryWriter(str(self.folder.path / "train.events"), purge_step=len(self.history) + 1)
-        try:
-            for stage, epoch in self.schedule[len(self.history) :]:
-                if self.bare.stage != stage:
-                    self.enter(stage, begin=epoch == 1)
-                row = {"stage": stage.name, "epoch": epoch, **self.train_epoch(epoch)}
-                self.history.append({**row, **(self.evaluate() if stage.scores else {})})
-                self.save()
-                self.report(writer)
-        finally:
-            writer.close()
+        events = open_events(self.folder.path / "train.events", len(self.history) + 1)
+        for stage, epoch in self.schedule[len(self.history) :]:
+            if self.bare.stage != stage:
+                self.enter(stage, begin=epoch == 1)
+            row = {"stage": stage.name, "epoch": epoch, **self.train_epoch(epoch)}
+            self.history.append({**row, **(self.evaluate() if stage.scores else {})})
+            self.save()
+            self.report(events)
+        events.close()
 
     def enter(self, stage: Stage, begin: bool) -> None:
         """Sets up a stage's batches, trainable parameters and optimiser; `begin` is False when resuming inside it."""
@@ -189,7 +201,8 @@ class Trainer:
         """
         began = time.perf_counter()
         self.distiller.eval()
-        score = evaluate(self.bare.forward_test, self.eval_batches)
+        network = self.bare.deployed()
+        score = evaluate(lambda image: network(image)[0], self.eval_batches)
         if not math.isfinite(score.loss):
             raise UserError(
                 f"the evaluated loss is {score.loss} after epoch {len(self.history) + 1}; lower SOLVER.LR "
@@ -198,13 +211,13 @@ class Trainer:
         seconds = time.perf_counter() - began
         return {"test_loss": score.loss, "test_top1": score.top1, "test_top5": score.top5, "test_seconds": seconds}
 
-    def report(self, writer: SummaryWriter) -> None:
+    def report(self, events: EventsWriter) -> None:
         """Shows the last epoch on the terminal and in TensorBoard."""
         row = self.history[-1]
         for key, value in row.items():
             if key != "stage":
-                writer.add_scalar(key, value, len(self.history))
-        writer.flush()
+                events.write_event(Event(wall_time=time.time(), step=len(self.history), summary=scalar(key, value)))
+        events.flush()
         top1 = f"test top-1 {row['test_top1']:.2f}  " if "test_top1" in row else ""
         tqdm.write(
             f"{row['stage']} {row['epoch']}/{self.bare.stage.epochs}  lr {row['lr']:.4g}  loss {row['train_loss']:.4f}  "
@@ -213,21 +226,23 @@ class Trainer:
 
     def save(self) -> None:
         """Writes metrics and the checkpoints mdistiller writes, under its names."""
-        best, epoch = self.best, len(self.history)
+        best, epoch, frozen = self.best, len(self.history), self._frozen()
         state = {
             "epoch": epoch,
-            "model": {k: v for k, v in self.bare.state_dict().items() if k not in self._frozen()},
+            "model": {k: v for k, v in self.bare.state_dict().items() if k not in frozen},
             "optimizer": self.optimizer.state_dict(),
             "best_acc": best["test_top1"] if best else -1.0,
             "history": self.history,
             "identity": self.folder.identity,
         }
-        student = {"model": self.bare.deployed().state_dict()}
+        student = pack(self.bare, self.cfg, self.dataset.num_classes)
         names = ["latest"]
         if best is self.history[-1]:
             names.append("best")
         if epoch % self.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0:
             names.append(f"epoch_{epoch}")
+        if self.bare.teacher_from == "scratch":  # a checkpoint for DISTILLER.TEACHER_CKPT
+            checkpoint.save({"model": self.bare.teacher.state_dict()}, self.folder.path / "teacher_latest")
         for name in reversed(names):  # latest last: once it is there the epoch is complete
             checkpoint.save(student, self.folder.path / f"student_{name.removeprefix('epoch_')}")
             checkpoint.save(state, self.folder.path / name, keep_previous=name == "latest")

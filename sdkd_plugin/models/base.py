@@ -1,6 +1,6 @@
 """What all models of the zoo share: the contract, the stage that ends in a ReLU, He's initialisation."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +27,14 @@ class CifarNet(nn.Module):
     def maps(self, image: Tensor) -> Maps:
         """Computes everything before the head."""
         raise NotImplementedError
+
+    def maps_through(self, image: Tensor, insert: Callable[[Tensor], Tensor]) -> Maps:
+        """`maps` with `insert` applied to the last map [N, D, H, W], right before the global average.
+
+        A family that ends in a norm and a ReLU of its own (WRN) applies it before these.
+        """
+        feats, preact_feats, head_in = self.maps(image)
+        return feats, preact_feats, insert(head_in)
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor | list[Tensor]]]:
         feats, preact_feats, head_in = self.maps(image)

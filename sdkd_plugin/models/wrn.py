@@ -5,6 +5,7 @@ raw sums and `preact_feats` what the next norm makes of them. mdistiller runs th
 their running statistics twice per step; here the next stage hands out what it computed anyway.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch.nn.functional as F
@@ -73,11 +74,14 @@ class WideResNet(CifarNet):
         nn.init.zeros_(self.fc.bias)
 
     def maps(self, image: Tensor) -> Maps:
+        return self.maps_through(image, nn.Identity())
+
+    def maps_through(self, image: Tensor, insert: Callable[[Tensor], Tensor]) -> Maps:
         stem = self.conv1(image)
         feat1 = self.block1(stem)
         feat2, preact1 = run_tapped(self.block2, feat1)
         feat3, preact2 = run_tapped(self.block3, feat2)
-        preact3 = self.bn1(feat3)
+        preact3 = self.bn1(insert(feat3))
         return [stem, feat1, feat2, feat3], [stem, preact1, preact2, preact3], F.relu(preact3)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
@@ -96,7 +100,7 @@ def run_tapped(stage: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         # a wrapper may leave its stage out, as SDKD's proxy does before its first fusion: then the norm has not run yet
         preact = first.tap[0] if first.tap else first.bn1(x)
     finally:
-        del first.tap
+        first.tap = None
     return out, preact
 
 

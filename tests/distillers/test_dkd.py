@@ -19,7 +19,7 @@ TARGET = torch.floor(50 * (formula((8,), "target") + 1)).long()
 
 
 def slow_terms(student: Tensor, teacher: Tensor, target: Tensor, tau: float) -> tuple[float, float]:
-    """Equations 5 to 7 with probabilities in plain Python, one sample and class at a time."""
+    """The definition with probabilities in plain Python, one sample and class at a time."""
     tckd = nckd = 0.0
     for z_s, z_t, y in zip(student.tolist(), teacher.tolist(), target.tolist(), strict=True):
         p_s, p_t = ([math.exp(v / tau) for v in z] for z in (z_s, z_t))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sdkd_steps import CLASSES, PROXY_WEIGHTS, WEIGHTS, batch, build, config, equal_bits, only, optimizer, step
 from torch import Tensor, nn
 
-from sdkd_plugin.config import load_config
+from sdkd_plugin.config import epoch_keys, load_config
 from sdkd_plugin.distillers.kd import KD
 from sdkd_plugin.distillers.sdkd import FFB, SDKD, feature_distance, resize
 from sdkd_plugin.distillers.vanilla import Vanilla
@@ -148,10 +148,12 @@ def test_terms_add_up_to_the_losses_by_their_weights():
     assert terms.keys() == {"ce", "proxy_ce", *names}
     kd = 0.75 * sum(w[key] * terms[name] for name, key in names.items())
     torch.testing.assert_close(losses["loss_kd"].detach(), kd)
-    torch.testing.assert_close(losses["loss_ce"].detach(), w["CE_WEIGHT"] * terms["ce"] + w["PROXY_CE_WEIGHT"] * terms["proxy_ce"])
+    ce = w["CE_WEIGHT"] * terms["ce"] + w["PROXY_CE_WEIGHT"] * terms["proxy_ce"]
+    torch.testing.assert_close(losses["loss_ce"].detach(), ce)
 
 
 def test_warmup_ramps_every_term_but_the_cross_entropies():
+    assert "SDKD.WARMUP" in epoch_keys(config())  # short schedules scale it
     full = build(WARMUP=0)(**batch())[1]
     for epoch, share in ((1, 0.25), (3, 0.75), (4, 1.0), (9, 1.0)):
         losses = build(WARMUP=4)(**batch(), epoch=epoch)[1]
@@ -285,6 +287,13 @@ def test_teacher_features_own_zeros_and_shuffled():
         assert seen.shape == t[k].shape and not seen.any()
     for k, seen in seen_by_fusion(build(TEACHER_FEATURES="shuffled")).items():
         assert torch.equal(seen, torch.cat([t[k][-1:], t[k][:-1]]))
+
+
+def test_of_a_vgg_teacher_the_fusion_sees_the_maps_before_the_relu():
+    distiller = build("resnet8", "vgg8")
+    t = distiller.teacher(batch()["image"])[1]["preact_feats"]
+    seen = seen_by_fusion(distiller)
+    assert seen.keys() == {1, 2, 3} and all(torch.equal(seen[k], t[k + 1]) and seen[k].min() < 0 for k in seen)
 
 
 # --- pairing and refusals

@@ -17,8 +17,8 @@ from sdkd_plugin.distillers.sdkd import SDKD, ProxyStage, find_family
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 
-FAMILIES = ("resnet8", "ResNet18", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2")
-every_family = pytest.mark.parametrize("student", FAMILIES)
+FAST, SLOW = ("resnet8", "wrn_16_1", "vgg8", "MobileNetV2"), ("ResNet18", "ShuffleV1", "ShuffleV2")
+every_family = pytest.mark.parametrize("student", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 
 
 def run_proxy(distiller: SDKD, image: Tensor, epoch: int = 1) -> tuple[Tensor, list[Tensor]]:
@@ -61,7 +61,7 @@ def test_the_shortened_pass_runs_nothing_before_the_first_fused_stage():
 
 @every_family
 def test_no_operation_changes_the_students_maps(student):
-    for settings in ({}, {"STAGES": "[2]"}, {"PROXY_BN": "student"}):
+    for settings in ({}, {"STAGES": "[2]", "FUSION": "residual"}, {"PROXY_BN": "student", "FUSION": "concat"}):
         distiller = build(student, **settings)
         image = batch(n=4)["image"]
         feats = distiller.student(image)[1]
@@ -110,11 +110,11 @@ def test_state_holds_the_proxys_fusion_and_buffers_but_no_copy_of_the_students_w
 
 
 def leftovers(distiller: SDKD) -> list[tuple[str, str]]:
-    """Attributes, outside the registered tensors, that hold a graph or a map."""
+    """Attributes of the proxy's modules, outside the registered tensors, that hold a graph or a map."""
     found = []
-    for path, module in distiller.named_modules():
+    for path, module in distiller.proxy.named_modules():
         for name, value in vars(module).items():
-            if isinstance(value, Tensor) and (value.requires_grad or isinstance(module, ProxyStage)):
+            if isinstance(value, Tensor) and ".fusion" not in path and (value.requires_grad or isinstance(module, ProxyStage)):
                 found.append((path, name))
     return found
 
@@ -145,12 +145,15 @@ def test_copies_and_files_of_the_distiller_go_on_with_the_same_bits_and_alone():
 
 
 def test_moving_the_distiller_moves_the_proxy():
-    distiller = build("vgg8", "vgg11")
-    assert "Conv2d" in repr(distiller)  # before any step too
-    for move in ({"memory_format": torch.channels_last}, {"dtype": torch.float64}):
-        distiller.to(**move)
-        distiller(**batch(n=4, dtype=move.get("dtype", torch.float32)))
-    assert distiller.proxy.model.block3.weight.dtype is torch.float64 if hasattr(distiller.proxy.model.block3, "weight") else True
+    for sync in ("step", "init"):
+        distiller = build("vgg8", "vgg11", SYNC=sync)
+        assert "Conv2d" in repr(distiller)  # before any step too
+        distiller(**batch(n=2))
+        distiller.double().to(memory_format=torch.channels_last)
+        z_p, _ = run_proxy(distiller, batch(n=2, dtype=torch.float64)["image"])
+        kernel = distiller.proxy.model.block4.stage[0].weight
+        assert z_p.dtype is torch.float64 and kernel.dtype is torch.float64
+        assert kernel.is_contiguous(memory_format=torch.channels_last)
 
 
 # --- DataParallel, without a GPU
@@ -190,17 +193,15 @@ def test_a_replica_runs_its_own_students_weights(student, settings):
             parameter.mul_(1.25)
     replica = replicate(distiller, change=1.25)
     assert list(replica.parameters()) == []
-    own = {path: vars(m).get("weight") for path, m in distiller.proxy.model.named_modules()}
     z, losses = replica(**batch(1, n=4))
     z_expected, losses_expected = expected(**batch(1, n=4))
     assert torch.equal(z, z_expected) and losses == losses_expected
     assert not torch.equal(z, distiller(**batch(1, n=4))[0])
-    assert leftovers(replica) == [] or settings is None or True
+    assert leftovers(replica) == []
     sum(losses.values()).backward()
     sum(losses_expected.values()).backward()
     for p, q in zip(distiller.get_learnable_parameters(), expected.get_learnable_parameters(), strict=True):
         torch.testing.assert_close(p.grad, 1.25 * q.grad)  # through the replica to the original's leaves
-    assert own.keys()
 
 
 @pytest.mark.parametrize("sync", ["epoch", "init", "ema"])
@@ -306,6 +307,18 @@ def test_proxy_bn_student_uses_the_students_running_statistics():
     assert not distiller.proxy.model.bn1.training and distiller.proxy.model.bn1.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("norms", ["batch", "student"])
+def test_two_forwards_before_one_backward_as_in_gradient_accumulation(norms):
+    """The second forward changes S's running statistics in place, which the first one's graph must not need."""
+    together, apart = build(PROXY_BN=norms), build(PROXY_BN=norms)
+    losses = [sum(together(**batch(number))[1].values()) for number in range(2)]
+    sum(losses).backward()
+    for number in range(2):
+        sum(apart(**batch(number))[1].values()).backward()
+    for p, q in zip(together.get_learnable_parameters(), apart.get_learnable_parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
 def test_proxy_bn_batch_moves_its_own_statistics():
     distiller = build()
     step(distiller, optimizer(distiller), batch())
@@ -372,7 +385,6 @@ def mdistiller(monkeypatch):
     return importlib.import_module("mdistiller.models.cifar").cifar_model_dict
 
 
-@pytest.mark.parametrize("stages", ["[]", "[2]", "[3]"])
 @pytest.mark.parametrize(
     ("teacher", "student"),
     [
@@ -386,16 +398,23 @@ def mdistiller(monkeypatch):
         ("resnet8", "ResNet18"),
     ],
 )
-@pytest.mark.parametrize("settings", [{}, {"SYNC": "epoch", "FUSION": "concat"}, {"PROXY_BN": "student"}], ids=str)
-def test_on_mdistillers_own_models_it_computes_the_same(mdistiller, teacher, student, stages, settings):
-    ours = build(student, teacher, STAGES=stages, loss={"FEAT_WEIGHT": 0.5}, **settings).double()
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"STAGES": "[2]"}, {"STAGES": "[3]"}, {"SYNC": "epoch", "FUSION": "concat"}, {"PROXY_BN": "student", "STAGES": "[2]"}],
+    ids=str,
+)
+def test_on_mdistillers_own_models_it_computes_the_same(mdistiller, teacher, student, settings):
+    ours = build(student, teacher, loss={"FEAT_WEIGHT": 0.5}, **settings).double()
     models = []
     for name, source in ((student, ours.student), (teacher, ours.teacher)):
         model = mdistiller[name][0](num_classes=CLASSES)
         model.load_state_dict(source.state_dict())
         models.append(model)
-    theirs = SDKD(*models, config({"FEAT_WEIGHT": 0.5}, STAGES=stages, **settings)).double().train()
+    theirs = SDKD(*models, config({"FEAT_WEIGHT": 0.5}, **settings)).double().train()
     theirs.proxy.load_state_dict(ours.proxy.state_dict(), strict=False)
+    for module in [*ours.student.modules(), *theirs.student.modules()]:
+        if isinstance(module, _BatchNorm):
+            module.momentum = 1.0  # mdistiller's WRN moves three of its norms twice a step: with 1 that changes nothing
     data = batch(size=32, n=4, dtype=torch.float64)
     results = [distiller(**data) for distiller in (ours, theirs)]
     torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-9, atol=1e-9)

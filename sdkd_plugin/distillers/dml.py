@@ -1,0 +1,69 @@
+"""DML: two untrained networks train together, each imitating the other's probabilities (Zhang et al., CVPR 2018)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.distillers.base import Distiller, Stage, cross_entropy
+from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.registry import METHODS
+
+CONFIG = {
+    "CE_WEIGHT": 1.0,  # weight of both cross entropies with the labels
+    "KD_WEIGHT": 1.0,  # weight of both KL terms
+    "T": 1.0,  # tau, divides both logits; above 0
+    "PEER_LR_FACTOR": 1.0,  # the peer's learning rate relative to SOLVER.LR; above 0
+}
+
+
+def mutual_losses(logits_student: Tensor, logits_peer: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """tau^2 KL(p_peer || p_student) and tau^2 KL(p_student || p_peer); in each the first argument is a constant target.
+
+    Args:
+        logits_student, logits_peer: [N, K], unbounded.
+        tau: temperature, above 0.
+    Returns:
+        the student's and the peer's loss, scalars, averaged over the batch.
+    Raises:
+        UserError: tau is not above 0, or the two shapes differ.
+    Source: arXiv 1706.00384, equations 2 to 6, there with tau = 1.
+    """
+    return kd_loss(logits_student, logits_peer.detach(), tau), kd_loss(logits_peer, logits_student.detach(), tau)
+
+
+@METHODS.register("DML", config=CONFIG)
+class DML(Distiller):
+    """CE_WEIGHT * (CE of both) + KD_WEIGHT * (KL of both); trains the teacher's architecture from scratch as the peer.
+
+    The targets are constants and the two networks share no parameter, so one backward pass of the sum gives each network
+    the gradient of its own loss.
+    """
+
+    teacher_from = "scratch"
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
+        super().__init__(student, teacher)
+        node = cfg.DML
+        self.ce_weight, self.kd_weight = node.CE_WEIGHT, node.KD_WEIGHT
+        self.tau, self.peer_lr_factor = node.T, node.PEER_LR_FACTOR
+        for key in ("T", "PEER_LR_FACTOR"):
+            if not node[key] > 0:
+                raise UserError(f"DML.{key} is {node[key]}; allowed: above 0")
+
+    def get_parameter_groups(self, stage: Stage) -> list[dict[str, Any]]:
+        student, peer = list(self.student.parameters()), list(self.teacher.parameters())
+        return [{"params": student}, {"params": peer, "lr_factor": self.peer_lr_factor}]
+
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+        logits_student, _ = self.student(image)
+        logits_peer, _ = self.teacher(image)
+        # DIFF 1: both from one forward pass each, where the paper's algorithm updates one network before the other looks
+        kd_student, kd_peer = mutual_losses(logits_student, logits_peer, self.tau)
+        ce_student, ce_peer = cross_entropy(logits_student, target), cross_entropy(logits_peer, target)
+        self.terms = {"peer_ce": ce_peer.detach(), "peer_kd": kd_peer.detach()}
+        return logits_student, {
+            "loss_ce": self.ce_weight * (ce_student + ce_peer),
+            "loss_kd": self.kd_weight * (kd_student + kd_peer),
+        }

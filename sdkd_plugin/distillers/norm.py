@@ -1,0 +1,173 @@
+"""NORM: N copies' worth of student channels imitate the teacher's last map, and fold away (Liu et al., ICLR 2023)."""
+
+import copy
+from bisect import bisect_left
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.probe import probe
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.models.base import CifarNet, conv_norm, init_convolutions
+from sdkd_plugin.models.wrn import WideResNet
+from sdkd_plugin.registry import METHODS
+
+CONFIG = {
+    "N": 8,  # how many student maps imitate the teacher's one; at least 1
+    "RESIDUAL": True,  # whether the transform is added to its input (the paper's default FT) or replaces it (its plain FT)
+    "CE_WEIGHT": 0.1,  # weight of the cross entropy with the labels; published: searched in 1/16 to 1/2, by pair
+    "KD_WEIGHT": 0.0,  # weight of tau^2 KL; above 0: the paper's NORM+KD
+    "T": 4.0,  # tau of that KL; above 0
+    "FEAT_WEIGHT": 1.0,  # weight of the feature loss at its height
+    "RAMP_EPOCHS": [10, 20, 180, 210],  # the last epochs of all but the last phase of the feature loss, ascending
+    "RAMP_WEIGHTS": [0.1, 0.5, 1.0, 0.5, 0.1],  # its factor in each phase
+    "LOGIT_NORM": True,  # whether CE and KL see both networks' logits brought to mean 0 and deviation LOGIT_SCALE
+    "LOGIT_SCALE": 2.5,
+}
+EPS = 1e-7  # added to the variance of a sample's logits, as in the authors' code
+
+
+def norm_loss(expanded: Tensor, map_teacher: Tensor, n: int) -> Tensor:
+    """Sum over the N parts u_1..u_N of the student's expanded map of MSE(u_i, F_T), F_T max-pooled to the student's size.
+
+    Args:
+        expanded: [B, N C_T, H, W].
+        map_teacher: [B, C_T, H', W'], H' at least H.
+        n: N.
+    Returns:
+        scalar, at least 0.
+    Source: arXiv 2305.13803; the authors' code tiles F_T N times and multiplies the mean by N, which is the same.
+    """
+    parts = at_least_float32(expanded).unflatten(1, (n, -1))  # [B, N, C_T, H, W]
+    goal = F.adaptive_max_pool2d(at_least_float32(map_teacher), expanded.shape[2:])
+    return n * (parts - goal.unsqueeze(1)).square().mean()
+
+
+def normalised(logits: Tensor, scale: float) -> Tensor:
+    """Logits [B, K] with mean 0 and standard deviation `scale` over each sample's classes; the order of classes stays."""
+    logits = at_least_float32(logits)
+    return scale * F.layer_norm(logits, logits.shape[1:], eps=EPS)
+
+
+class Transform(nn.Module):
+    """The feature transform FT, without any non-linearity: u = BN(conv1x1(x)), x + BN(conv1x1(u)).
+
+    Args:
+        channels: C of x.
+        wide: N C_T, channels of u.
+        residual: whether x is added.
+    """
+
+    def __init__(self, channels: int, wide: int, residual: bool):
+        super().__init__()
+        self.expand, self.contract = conv_norm(channels, wide, 1), conv_norm(wide, channels, 1)
+        self.residual = residual
+        init_convolutions(self)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, H, W] to the transformed x and to u [B, N C_T, H, W]."""
+        u = self.expand(x)
+        out = self.contract(u)
+        return (x + out if self.residual else out), u
+
+    @torch.no_grad()
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """A [C, C] and c [C], float64, such that in eval mode FT maps every position's x to A x + c."""
+        (expand, shift_u), (contract, shift) = (_affine(*pair) for pair in (self.expand, self.contract))
+        a, c = contract @ expand, contract @ shift_u + shift
+        return (a + torch.eye(len(a), dtype=a.dtype, device=a.device) if self.residual else a), c
+
+
+def _affine(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Matrix [C_out, C_in] and shift [C_out] of a 1x1 convolution without bias and its norm in eval mode, in float64."""
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale[:, None] * conv.weight.double()[:, :, 0, 0], norm.bias.double() - scale * norm.running_mean.double()
+
+
+@torch.no_grad()
+def fold(student: CifarNet, transform: Transform) -> CifarNet:
+    """A copy of the student that computes in eval mode what student and FT do together.
+
+    W (A p + c) + b = (W A) p + (W c + b): where the average follows at once, FT disappears into the classifier. WRN's norm and
+    ReLU stand between, so there it becomes one 1x1 convolution in front of that norm.
+    """
+    a, c = transform.affine()
+    folded = copy.deepcopy(student)
+    if isinstance(folded, WideResNet):
+        conv = nn.Conv2d(len(c), len(c), 1).to(folded.bn1.weight)
+        conv.weight.copy_(a[:, :, None, None])
+        conv.bias.copy_(c)
+        folded.bn1 = nn.Sequential(conv, folded.bn1).train(folded.bn1.training)
+        return folded
+    head = folded.classifier_module()
+    weight = head.weight.double()
+    head.bias.copy_(weight @ c + head.bias.double())
+    head.weight.copy_(weight @ a)
+    return folded
+
+
+@METHODS.register("NORM", config=CONFIG, epoch_keys=("RAMP_EPOCHS",))
+class NORM(Distiller):
+    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + ramp(epoch) * FEAT_WEIGHT * NORM loss; the student has FT before its head."""
+
+    def __init__(self, student: CifarNet, teacher: nn.Module, cfg: CN):
+        super().__init__(student, teacher)
+        self.node = cfg.NORM
+        check_node(self.node)
+        own, theirs = probe(student)[1]["head_in"].shape, probe(teacher)[1]["feats"][-1].shape
+        if own[2] > theirs[2]:
+            sizes = f"{own[2]}x{own[2]} and {theirs[2]}x{theirs[2]}"
+            raise UserError(
+                f"NORM shrinks the teacher's last map to the student's and cannot enlarge it: for 32x32 images the student's and "
+                f"the teacher's are {sizes}; choose another DISTILLER.TEACHER or DISTILLER.STUDENT"
+            )
+        self.transform = Transform(own[1], self.node.N * theirs[1], self.node.RESIDUAL)
+
+    def deployed(self) -> nn.Module:
+        return fold(self.student, self.transform)
+
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+        logits_student, expanded = self.unfolded(image)
+        with torch.no_grad():
+            logits_teacher, feats_teacher = self.teacher(image)
+        own, theirs = logits_student, logits_teacher
+        if self.node.LOGIT_NORM:
+            own, theirs = (normalised(logits, self.node.LOGIT_SCALE) for logits in (own, theirs))
+        # WRN's map is the raw sum before its norm, on both sides
+        feat = norm_loss(expanded, feats_teacher["feats"][-1], self.node.N)
+        kd = kd_loss(own, theirs, self.node.T)
+        self.terms = {"norm_feat": feat.detach(), "kd": kd.detach()}
+        ramp = self.node.RAMP_WEIGHTS[bisect_left(self.node.RAMP_EPOCHS, epoch)]
+        return logits_student, {
+            "loss_ce": self.node.CE_WEIGHT * cross_entropy(own, target),
+            "loss_kd": ramp * self.node.FEAT_WEIGHT * feat + self.node.KD_WEIGHT * kd,
+        }
+
+    def unfolded(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's logits [B, K] with FT in place, and FT's expanded map u [B, N C_T, H, W]."""
+        expanded: list[Tensor] = []
+
+        def insert(x: Tensor) -> Tensor:
+            x, u = self.transform(x)
+            expanded.append(u)
+            return x
+
+        head_in = self.student.maps_through(image, insert)[2]
+        return self.student.forward_head(head_in)[0], expanded[0]
+
+
+def check_node(node: CN) -> None:
+    """Raises UserError for a value of the NORM node that means nothing."""
+    if node.N < 1:
+        raise UserError(f"NORM.N is {node.N}; allowed: 1 or more")
+    if not node.LOGIT_SCALE > 0:
+        raise UserError(f"NORM.LOGIT_SCALE is {node.LOGIT_SCALE}; allowed: above 0")
+    epochs, weights = node.RAMP_EPOCHS, node.RAMP_WEIGHTS
+    if sorted(epochs) != epochs or len(weights) != len(epochs) + 1:
+        raise UserError(
+            f"NORM.RAMP_EPOCHS is {epochs}, NORM.RAMP_WEIGHTS is {weights}; allowed: ascending epochs, and one weight more"
+        )

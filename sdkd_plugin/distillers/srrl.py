@@ -1,0 +1,88 @@
+"""SRRL: the student's features must work in the teacher's own classifier (Yang et al., ICLR 2021)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.probe import pooled_dim
+from sdkd_plugin.errors import unknown
+from sdkd_plugin.models.base import conv_norm, init_convolutions
+from sdkd_plugin.registry import METHODS
+
+CONFIG = {
+    "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
+    "KD_WEIGHT": 0.0,  # weight of tau^2 KL; 1 in SimKD's repository, whose numbers are the published ones
+    "T": 4.0,  # tau of that KL; above 0
+    "FM_WEIGHT": 1.0,  # weight of the feature matching loss
+    "SR_WEIGHT": 1.0,  # weight of the softmax regression loss
+    "CONNECTOR": "map",  # map: 1x1 convolution before the global average, as the authors' | pooled: after it, as SimKD's
+}
+CONNECTORS = ("map", "pooled")
+
+
+def srrl_losses(pooled_student: Tensor, pooled_teacher: Tensor, logits_teacher: Tensor, head: nn.Module) -> tuple[Tensor, Tensor]:
+    """Feature matching and softmax regression losses, both the mean over batch and components of a squared difference.
+
+    L_FM = mean((a - b)^2), L_SR = mean((h_T(a) - z_T)^2) with a, b the pooled features, h_T the teacher's classifier.
+
+    Args:
+        pooled_student: [N, D_T], the student's feature after the connector.
+        pooled_teacher: [N, D_T].
+        logits_teacher: [N, K].
+        head: the teacher's classifier, D_T -> K; the gradient flows through it into pooled_student.
+    Returns:
+        L_FM and L_SR, scalars, at least 0.
+    Source: the authors' code (KD_SRRL d2e802f), where L_SR has no temperature.
+    """
+    a, b = at_least_float32(pooled_student), at_least_float32(pooled_teacher)
+    return F.mse_loss(a, b), F.mse_loss(at_least_float32(head(a)), at_least_float32(logits_teacher))
+
+
+class Connector(nn.Module):
+    """relu(BN(conv1x1)) from the student's to the teacher's channels, and the global average; a map in, a vector out.
+
+    Args:
+        channels, teacher_channels: of the maps in front of the two heads.
+        kind: whether the convolution sees the whole map or its average ("map" | "pooled").
+    """
+
+    def __init__(self, channels: int, teacher_channels: int, kind: str):
+        super().__init__()
+        self.pools_first = kind == "pooled"
+        self.transfer = conv_norm(channels, teacher_channels, 1).append(nn.ReLU())
+        init_convolutions(self)
+
+    def forward(self, head_in: Tensor) -> Tensor:
+        """[N, D_S, H, W] to [N, D_T]."""
+        x = head_in.mean((2, 3), keepdim=True) if self.pools_first else head_in
+        return self.transfer(x).mean((2, 3))
+
+
+@METHODS.register("SRRL", config=CONFIG)
+class SRRL(Distiller):
+    """CE_WEIGHT * CE + FM_WEIGHT * L_FM + SR_WEIGHT * L_SR + KD_WEIGHT * tau^2 KL; trains a connector beside the student."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
+        super().__init__(student, teacher)
+        self.node = cfg.SRRL
+        if self.node.CONNECTOR not in CONNECTORS:
+            raise unknown("connector", self.node.CONNECTOR, CONNECTORS, "SRRL.CONNECTOR")
+        self.connector = Connector(pooled_dim(student), pooled_dim(teacher), self.node.CONNECTOR)
+
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+        logits_student, feats_student = self.student(image)
+        with torch.no_grad():
+            logits_teacher, feats_teacher = self.teacher(image)
+        # head_in is non-negative in every model, as what leaves the connector must be: WRN's last feats are not
+        pooled_student = self.connector(feats_student["head_in"])
+        with torch.autocast(image.device.type, enabled=False):
+            matching, regression = srrl_losses(
+                pooled_student, feats_teacher["pooled_feat"], logits_teacher, self.teacher.classifier_module()
+            )
+        kd = kd_loss(logits_student, logits_teacher, self.node.T)
+        self.terms = {"srrl_fm": matching.detach(), "srrl_sr": regression.detach(), "kd": kd.detach()}
+        loss_kd = self.node.FM_WEIGHT * matching + self.node.SR_WEIGHT * regression + self.node.KD_WEIGHT * kd
+        return logits_student, {"loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target), "loss_kd": loss_kd}

@@ -1,0 +1,114 @@
+"""Puts this package's methods into mdistiller's registries, as true subclasses of its own Distiller."""
+
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.distillers.base import Distiller
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.registry import METHODS, Entry
+
+MARK = "_sdkd_plugin"  # attribute of the classes built here, to know them again
+
+
+def register(methods: Iterable[str] | None = None, replace: bool = False) -> list[str]:
+    """Adds methods to `mdistiller.distillers.distiller_dict` and their config nodes to `mdistiller.engine.cfg.CFG`.
+
+    Calling it again changes nothing. It may be called while mdistiller.distillers is still being imported, once its
+    `distiller_dict` exists.
+
+    Args:
+        methods: names to add; None: every method that mdistiller lacks and its trainer can carry.
+        replace: put ours in the place of an entry that is mdistiller's or somebody else's.
+    Returns:
+        the names that are this package's now.
+    Raises:
+        UserError: mdistiller cannot be imported, a method cannot run there (says why), or a name is taken.
+    """
+    distillers, cfg = _import("mdistiller.distillers"), _import("mdistiller.engine.cfg").CFG
+    known = distillers.distiller_dict
+    entries = [METHODS[name] for name in methods] if methods is not None else list(METHODS)
+    chosen = []
+    for entry in entries:
+        why_not = obstacle(entry)
+        present = known.get(entry.name)
+        ours = getattr(present, MARK, False)
+        if methods is None and (why_not or (present is not None and not ours and present.__module__.startswith("mdistiller."))):
+            continue
+        if why_not:
+            raise UserError(f"method {entry.name!r} cannot run in mdistiller: {why_not}")
+        if present is not None and not ours and not replace:
+            raise UserError(
+                f"mdistiller's distiller_dict has {entry.name!r} already, from {present.__module__}; "
+                "register(replace=True) puts this package's in its place"
+            )
+        if not ours:
+            known[entry.name] = bridge(entry, _import("mdistiller.distillers._base").Distiller)
+        _add_node(cfg, entry)
+        chosen.append(entry.name)
+    return chosen
+
+
+def obstacle(entry: Entry) -> str | None:
+    """Why mdistiller's trainer cannot carry a method, in a line; None if it can.
+
+    Read from what the method declares: upstream's loop has one stage, asserts a teacher's checkpoint, hands negatives to
+    the type CRD alone, and saves the bare student.
+    """
+    method = entry.build
+    if method.teacher_from == "none":
+        return "mdistiller builds its vanilla runs itself"
+    if method.teacher_from == "scratch":
+        return "it trains its teacher, and mdistiller asserts that a teacher comes from a checkpoint"
+    if method.stages is not Distiller.stages:
+        return "it trains in stages, and mdistiller has one"
+    if method.before_step is not Distiller.before_step:
+        return "it acts before each step, and mdistiller does not call it there"
+    if method.deployed is not Distiller.deployed:
+        return "what it deploys is more than the student, and mdistiller saves the student alone"
+    if (method.needs_negatives or method.needs_num_data) and entry.name != "CRD":
+        return "mdistiller hands sample indices and the number of images to the type CRD alone"
+    if method.needs_model_extras:
+        return "it reads `head_in` or the classifier of the models, which mdistiller's models do not offer"
+    return None
+
+
+def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]:
+    """A class that is this package's method and mdistiller's Distiller at once.
+
+    Python asks our classes first; a link between the two spares upstream's constructor, whose two attributes our own sets.
+    """
+
+    def construct(self: nn.Module) -> None:
+        nn.Module.__init__(self)
+
+    link = type("UpstreamDistiller", (upstream_distiller,), {"__init__": construct})
+    return type(entry.build.__name__, (entry.build, link), {MARK: True, "__doc__": entry.build.__doc__})
+
+
+def _add_node(cfg: CN, entry: Entry) -> None:
+    if entry.name in cfg or "config" not in entry.info:
+        return
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg[entry.name] = CN(entry.info["config"])
+    if frozen:
+        cfg.freeze()
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        if error.name and error.name.partition(".")[0] == "mdistiller":
+            raise UserError(
+                f"{name} cannot be imported: no mdistiller on the path; start from its checkout, or use "
+                "python -m sdkd_plugin run CHECKOUT/tools/train.py"
+            ) from error
+        raise UserError(
+            f"mdistiller is there but {name} does not import ({error}); "
+            "what its requirements forget comes with: pip install 'sdkd-plugin[mdistiller]'"
+        ) from error

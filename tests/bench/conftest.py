@@ -1,0 +1,85 @@
+"""Run folders with chosen numbers, written by the engine's own writers, so that a change of their layout shows here."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from sdkd_plugin.bench.published import CIFAR100
+from sdkd_plugin.config import load_config
+from sdkd_plugin.engine.evaluate import Score
+from sdkd_plugin.engine.folder import RunFolder, run_identity, write_json
+from sdkd_plugin.engine.run import make_result
+
+ENVIRONMENT = {
+    "command": ["tools/train.py"],
+    "commit": "abc1234",
+    "uncommitted_changes": False,
+    "versions": {"python": "3.11", "torch": "2.14"},
+    "device": "cpu Test",
+    "threads": 1,
+}
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Writes one run of resnet56 -> resnet20 on CIFAR-100 with the given top-1 per epoch; returns its folder."""
+
+    def make(
+        method: str,
+        seed: int,
+        top1: Sequence[float | None],
+        overrides: Sequence[str] = (),
+        teacher: str | None = "0123456789abcdef",
+        data: str = CIFAR100,
+        finished: bool = True,
+        name: str = "",
+        student: str = "resnet20",
+        teacher_name: str = "resnet56",
+        seconds: float = 1800.0,
+        device: str = "cpu Test",
+        prefix: Path = tmp_path,
+    ) -> Path:
+        scored = [value for value in top1 if value is not None]
+        keys = ["DISTILLER.TYPE", method, "DISTILLER.TEACHER", teacher_name, "DISTILLER.STUDENT", student]
+        keys += ["SOLVER.SEED", str(seed), "SOLVER.EPOCHS", str(len(scored)), "SOLVER.SCHEDULE_EPOCHS", "240"]
+        keys += ["SOLVER.WEIGHT_DECAY", "0.0005", "LOG.PREFIX", str(prefix), "EXPERIMENT.PROJECT", "fake"]
+        cfg = load_config(None, [*keys, "EXPERIMENT.NAME", name, "EXPERIMENT.TAG", method, *overrides])
+        teacher = None if method == "NONE" else teacher
+        folder = RunFolder(cfg, run_identity(cfg, data, teacher))
+        folder.path.mkdir(parents=True)
+        environment = {**ENVIRONMENT, "device": device}
+        folder.begin(cfg, environment, "")
+        history = _history(top1, seconds)
+        folder.write_metrics(history)
+        if finished:
+            trainer = SimpleNamespace(
+                history=history,
+                best=max((row for row in history if "test_top1" in row), key=lambda row: row["test_top1"]),
+                device=torch.device("cpu"),
+                bare=SimpleNamespace(deployed=lambda: nn.Linear(9, 10), get_extra_parameters=lambda: 7),
+                folder=folder,
+            )
+            images = SimpleNamespace(name="cifar100", evaluates="test", train=range(50000))
+            score = Score(72.34, 91.0, 1.2) if teacher else None
+            write_json(folder.path / "result.json", make_result(cfg, trainer, images, score, environment))
+        return folder.path
+
+    return make
+
+
+def _history(top1: Sequence[float | None], seconds: float) -> list[dict]:
+    """One row per epoch; None is an epoch of pre-training, which scores nothing."""
+    history, before = [], None
+    for value in top1:
+        stage = "pre" if value is None else "train"
+        epoch = before["epoch"] + 1 if before and before["stage"] == stage else 1
+        row = {"stage": stage, "epoch": epoch, "lr": 0.05, "train_loss": 1.0, "train_seconds": 0.75 * seconds / len(top1)}
+        if value is not None:
+            row |= {"test_loss": 1.0, "test_top1": value, "test_top5": 90.0, "test_seconds": 0.25 * seconds / len(top1)}
+        history.append(row)
+        before = row
+    return history

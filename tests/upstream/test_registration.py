@@ -1,0 +1,89 @@
+"""`register` inside a real mdistiller, each time in a fresh process."""
+
+import textwrap
+
+import pytest
+
+PROGRAM = """
+import sys
+from sdkd_plugin.upstream import register
+from sdkd_plugin.errors import UserError
+{body}
+"""
+
+
+def program(body: str) -> str:
+    return PROGRAM.format(body=textwrap.dedent(body))
+
+
+def test_registering_twice_is_registering_once_and_the_class_is_truly_upstreams(checkout, call):
+    body = """
+    from mdistiller.distillers import distiller_dict
+    from mdistiller.distillers._base import Distiller
+    from mdistiller.engine.cfg import CFG
+    untouched = {name: distiller_dict[name] for name in distiller_dict}
+    CFG.freeze()
+    first = register()
+    entries = dict(distiller_dict)
+    assert register() == first and "SDKD" in first
+    assert dict(distiller_dict) == entries
+    assert {name: distiller_dict[name] for name in untouched} == untouched
+    assert issubclass(distiller_dict["SDKD"], Distiller)
+    assert CFG.is_frozen() and CFG.SDKD.TAU == 4.0 and CFG.DKD.BETA == 8.0
+    """
+    call(checkout, "-c", program(body))
+
+
+def test_a_foreign_entry_is_replaced_only_when_asked(checkout, call):
+    body = """
+    from mdistiller.distillers import distiller_dict, KD
+    distiller_dict["SDKD"] = type("Foreign", (), {"__module__": "someone.else"})
+    for names in (None, ["SDKD"], ["KD"]):
+        try:
+            register(names)
+        except UserError as error:
+            print(error)
+        else:
+            raise SystemExit(f"register({names}) replaced a foreign entry")
+    assert distiller_dict["KD"] is KD
+    register(["KD", "SDKD"], replace=True)
+    assert distiller_dict["KD"] is not KD and issubclass(distiller_dict["KD"], __import__("mdistiller.distillers._base").distillers._base.Distiller)
+    """
+    out = call(checkout, "-c", program(body)).stdout
+    assert out.count("already, from someone.else") == 2 and "already, from mdistiller.distillers.KD" in out
+
+
+def test_without_mdistiller_the_error_says_what_to_do(tmp_path, call):
+    body = """
+    try:
+        register()
+    except UserError as error:
+        print(error)
+    """
+    assert "no mdistiller on the path" in call(tmp_path, "-c", program(body)).stdout
+
+
+def test_a_broken_mdistiller_is_named_with_what_it_lacks(checkout, call):
+    for module in ("scipy", "tqdm"):
+        blocked = checkout.parent / f"no_{module}" / module
+        blocked.mkdir(parents=True)
+        (blocked / "__init__.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name='{module}')\n")
+    body = """
+    try:
+        register()
+    except UserError as error:
+        print(error)
+    """
+    out = call(checkout, "-c", program(body), path=str(checkout.parent / "no_scipy")).stdout
+    assert "does not import (No module named scipy)" in out and "sdkd-plugin[mdistiller]" in out
+
+
+@pytest.mark.parametrize("name, reason", [("NONE", "builds its vanilla runs itself"), ("DML", "trains its teacher"), ("AB", "in stages")])
+def test_a_method_that_upstreams_trainer_cannot_carry_says_why(checkout, call, name, reason):
+    body = f"""
+    try:
+        register([{name!r}])
+    except UserError as error:
+        print(error)
+    """
+    assert reason in call(checkout, "-c", program(body)).stdout

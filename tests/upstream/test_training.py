@@ -1,0 +1,84 @@
+"""mdistiller's own tools/train.py, on a CPU, with methods of this package."""
+
+import pytest
+
+from sdkd_plugin.__main__ import main
+
+SHORT = "SOLVER.EPOCHS 1 SOLVER.BATCH_SIZE 64 DATASET.NUM_WORKERS 0 LOG.WANDB False".split()
+SDKD = ["--cfg", "configs/cifar100/sdkd/res56_res20.yaml", *SHORT]
+
+
+def run_folder(checkout):
+    """The only run folder there is: upstream puts all overrides into its name."""
+    (log,) = (checkout / "output").rglob("worklog.txt")
+    return log.parent
+
+
+def logged(folder, key):
+    """The last value of a line `key: value` in worklog.txt."""
+    lines = (folder / "worklog.txt").read_text().splitlines()
+    return float([line for line in lines if line.startswith(f"{key}: ")][-1].split(": ")[1])
+
+
+@pytest.mark.slow
+def test_a_linked_checkout_trains_sdkd_and_its_student_scores_the_same_here(ready, call, capsys):
+    main(["link", str(ready)])
+    done = call(ready, "tools/train.py", *SDKD)
+    assert "Extra parameters of SDKD: " in done.stdout
+    folder = run_folder(ready)
+    assert logged(folder, "train_loss") > 0
+    capsys.readouterr()
+    data = ["DATASET.ROOT", str(ready / "data"), "DATASET.DOWNLOAD", "False"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torchvision.datasets.CIFAR100._check_integrity", lambda self: True)
+        assert main(["eval", "-m", "resnet20", "-c", str(folder / "student_best"), *data]) == 0
+    assert f"top-1 {logged(folder, 'test_acc'):.2f}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_unlinked_checkout_trains_sdkd_through_run_and_resumes(ready, call):
+    cfg = ready / "sdkd.yaml"
+    cfg.write_text(CONFIG)
+    arguments = ["-m", "sdkd_plugin", "run", "tools/train.py", "--cfg", "sdkd.yaml"]
+    call(ready, *arguments, *SHORT)
+    first = run_folder(ready)
+    longer = [word if word != "1" else "2" for word in SHORT]
+    second = first.with_name(first.name.replace("SOLVER.EPOCHS:1", "SOLVER.EPOCHS:2"))
+    first.rename(second)
+    call(ready, *arguments[:-2], "--cfg", "sdkd.yaml", "--resume", *longer)
+    text = (second / "worklog.txt").read_text()
+    assert text.count("epoch: 1\n") == 1 and text.count("epoch: 2\n") == 1
+
+
+CONFIG = """
+EXPERIMENT: {NAME: "", TAG: "sdkd", PROJECT: "t"}
+DISTILLER: {TYPE: "SDKD", TEACHER: "resnet56", STUDENT: "resnet8"}
+SDKD: {SYNC: epoch}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["base", "dot"])
+def test_sdkd_runs_under_upstreams_trainers(ready, call, trainer):
+    main(["link", str(ready)])
+    call(ready, "tools/train.py", *SDKD, "SOLVER.TRAINER", trainer)
+    assert 0 < logged(run_folder(ready), "train_loss") < 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cfg", ["dkd/res56_res20.yaml", "crd.yaml"])
+def test_upstreams_own_methods_still_run_in_a_linked_checkout(ready, call, cfg):
+    main(["link", str(ready)])
+    pair = "DISTILLER.TEACHER resnet56 DISTILLER.STUDENT resnet20".split()
+    crd = "CRD.FEAT.STUDENT_DIM 64 CRD.FEAT.TEACHER_DIM 64 CRD.NCE.K 16".split() if cfg == "crd.yaml" else []
+    call(ready, "tools/train.py", "--cfg", f"configs/cifar100/{cfg}", *pair, *crd, *SHORT)
+    assert logged(run_folder(ready), "train_loss") > 0
+
+
+def test_a_script_outside_a_checkout_is_refused(tmp_path, capsys):
+    assert main(["run", str(tmp_path / "tools" / "train.py")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "train.py").write_text("")
+    assert main(["run", str(tmp_path / "tools" / "train.py")]) == 2
+    assert "no folder mdistiller/" in capsys.readouterr().err
