@@ -68,6 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.set_defaults(command=_table)
 
+    sweep = commands.add_parser("sweep", help="run methods x pairs x seeds as a sweep file says, skipping what is finished")
+    sweep.add_argument("file", metavar="SWEEP.yaml", help="such as configs/sweeps/laptop.yaml")
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at a time; processors are split between them (default: 1)")
+    sweep.add_argument("--executor", default="local", choices=("local", "ray"), help="where the runs go (default: local)")
+    sweep.add_argument("--address", help="of a running Ray cluster; default: one on this machine")
+    sweep.add_argument("--plan", action="store_true", help="show runs, hours and disk, and stop")
+    sweep.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides for every run")
+    sweep.set_defaults(command=_sweep)
+
     demo = commands.add_parser("demo", help="train and compare five methods on handwritten digits in a few minutes")
     demo.add_argument("--output", default="output/demo", help="where the runs and the table go (default: output/demo)")
     demo.set_defaults(command=_demo)
@@ -122,6 +131,12 @@ def _table(options: argparse.Namespace) -> None:
     from sdkd_plugin.bench.command import make_table
 
     make_table(options.folders, options.format, options.output, options.versus, options.best, options.published, options.split)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from sdkd_plugin.bench.sweep_command import run_sweep
+
+    run_sweep(Path(options.file), options.jobs, options.executor, options.address, options.plan, tuple(options.opts))
 
 
 def _link(options: argparse.Namespace) -> None:

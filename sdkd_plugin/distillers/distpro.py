@@ -75,8 +75,9 @@ class Pathway(nn.Module):
     def __init__(self, channels: int, teacher_channels: int):
         super().__init__()
         mid = min(512, channels, teacher_channels)
-        enter, middle, self.leave = conv_norm(channels, mid, 3), conv_norm(mid, mid, 3), conv_norm(mid, teacher_channels, 3)
+        enter, middle = conv_norm(channels, mid, 3), conv_norm(mid, mid, 3)
         self.body = nn.Sequential(*enter, nn.ReLU(), Gate(mid), *middle, nn.ReLU())
+        self.leave = conv_norm(mid, teacher_channels, 3)
         for conv in (enter[0], middle[0], self.leave[0]):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 

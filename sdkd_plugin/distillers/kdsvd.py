@@ -83,19 +83,19 @@ def singular_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
         [N, D, n], columns of length 1 or 0, and [N, n], in falling order, divided by the matrix' Frobenius norm.
     """
     precision = torch.finfo(x.dtype).eps
-    # any factor leaves V as it is, so this one needs no gradient
-    x = x / torch.linalg.matrix_norm(x.detach(), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    norm = torch.linalg.matrix_norm(x.detach(), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)  # [N, 1, 1]
+    x = x / norm  # no factor changes V, so this one needs no gradient
     wide = x.shape[1] < x.shape[2]
     gram = x @ x.mT if wide else x.mT @ x
     # DIFF 2: an eigendecomposition of a small matrix, batched; the reference codes' SVD has no gradient for equal singular values
-    values, vectors = torch.linalg.eigh(gram.detach().nan_to_num())  # rising; of NaN it would raise instead of giving NaN
+    values, vectors = torch.linalg.eigh(gram.detach().nan_to_num())  # rising; NaN it would refuse
     top_values, top = values[:, -n:].flip(1), vectors[:, :, -n:].flip(2)  # [N, n], [N, M, n]
     distance = top_values[:, None] - values[:, :, None]  # [N, M, n]
     inverse = distance / (distance.square() + precision)  # s^2 is the precision: s lies half way to it, in digits
     # the value of this sum is 0; its gradient is the one above, since all but `gram` are constants
     top = top + vectors @ (inverse * (vectors.mT @ ((gram - gram.detach()) @ top)))
     there = top_values > precision * x.shape[-1]
-    top = torch.where(there[:, None], top, 0)
+    top = torch.where(there[:, None], top, 0 * norm)  # not 0 but NaN if the matrix is not finite, so that the loop can tell
     if wide:
         top = x.mT @ top
         top = top / torch.where(there, torch.linalg.vector_norm(top, dim=1), 1)[:, None]

@@ -2,12 +2,14 @@
 
 import itertools
 import time
+from dataclasses import dataclass
 
 import torch
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, epoch_keys, flatten, scaled_config
-from sdkd_plugin.data.dataset import load_dataset
+from sdkd_plugin.data.dataset import Dataset, load_dataset
+from sdkd_plugin.distillers.base import Distiller, Stage
 from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
@@ -15,43 +17,73 @@ from sdkd_plugin.models import build_model
 WARM_STEPS, TIMED_STEPS, TIMED_EVAL_BATCHES = 2, 6, 4
 
 
-def show_plan(cfg: CN) -> None:
-    """Prints the resolved config, the scaled epoch keys, parameter counts and an epoch's cost from a few timed steps.
+@dataclass(frozen=True)
+class Plan:
+    """What a run would train and cost.
 
-    The cost needs no trained teacher: where the checkpoint is missing it says so and times a random one.
+    Args:
+        warning: why a random teacher was timed instead of the trained one; None otherwise.
+        costs: for each stage, seconds of training and of evaluation per epoch.
+        disk: bytes its folder will hold, about.
     """
-    scaled = scaled_config(cfg)
+
+    dataset: Dataset
+    distiller: Distiller
+    device: torch.device
+    warning: str | None
+    costs: list[tuple[Stage, float, float]]
+    disk: int
+
+    @property
+    def hours(self) -> float:
+        """All epochs of all stages."""
+        return sum(stage.epochs * (train + score) for stage, train, score in self.costs) / 3600
+
+
+def make_plan(cfg: CN) -> Plan:
+    """Builds what the run would build and times a few steps of each stage. `cfg` is unscaled.
+
+    The cost needs no trained teacher: where the checkpoint is missing a random one is timed.
+    """
+    dataset, warning = load_dataset(cfg), None
+    try:
+        teacher = build_teacher(cfg, dataset.num_classes)
+    except MissingTeacherError as error:
+        warning = str(error)
+        teacher = build_model(cfg.DISTILLER.TEACHER, dataset.num_classes).eval()
+    distiller = build_distiller(cfg, dataset, teacher)
+    trainer, costs = Trainer(scaled_config(cfg), distiller, dataset), []
+    for stage in distiller.stages(trainer.cfg):
+        trainer.enter(stage, begin=True)
+        costs.append((stage, time_training(trainer), time_evaluation(trainer) if stage.scores else 0.0))
+    student = 4 * sum(value.numel() for value in distiller.deployed().state_dict().values())
+    whole = student + 4 * sum(value.numel() for name, value in distiller.state_dict().items() if not name.startswith("teacher."))
+    kept = sum(stage.epochs for stage, _, _ in costs) // cfg.LOG.SAVE_CHECKPOINT_FREQ
+    return Plan(dataset, distiller, trainer.device, warning, costs, (3 + kept) * (whole + student))  # latest, its previous, best
+
+
+def show_plan(cfg: CN) -> None:
+    """Prints the resolved config, the scaled epoch keys, parameter counts and an epoch's cost from a few timed steps."""
     print("config (this method's part):")
     for key, value in flatten(active_config(cfg)):
         print(f"  {key}: {value!r}")
     print(f"epoch-valued keys, written for {cfg.SOLVER.SCHEDULE_EPOCHS or cfg.SOLVER.EPOCHS}, scaled to {cfg.SOLVER.EPOCHS}:")
-    shown = dict(flatten(scaled))
+    shown = dict(flatten(scaled_config(cfg)))
     for key in epoch_keys(cfg):
         print(f"  {key}: {shown[key]!r}")
-    dataset = load_dataset(cfg)
-    try:
-        teacher = build_teacher(cfg, dataset.num_classes)
-    except MissingTeacherError as error:
-        print(f"warning: {error}")
-        teacher = build_model(cfg.DISTILLER.TEACHER, dataset.num_classes).eval()
-    distiller = build_distiller(cfg, dataset, teacher)
+    plan = make_plan(cfg)
+    dataset, distiller = plan.dataset, plan.distiller
     print(f"data: {dataset.name}, {len(dataset.train)} training images, {len(dataset.test)} {dataset.evaluates} images")
-    for name, module in (("student", distiller.student), ("teacher", teacher)):
+    for name, module in (("student", distiller.student), ("teacher", distiller.teacher)):
         if module is not None:
             print(f"parameters of the {name}: {sum(p.numel() for p in module.parameters()):,}")
     print(f"parameters training adds: {distiller.get_extra_parameters():,}")
-    trainer = Trainer(scaled, distiller, dataset)
-    print(f"expected cost, from {TIMED_STEPS} timed steps on {trainer.device} with {torch.get_num_threads()} threads:")
-    hours = 0.0
-    for stage in distiller.stages(scaled):
-        trainer.enter(stage, begin=True)
-        train_seconds = time_training(trainer)
-        eval_seconds = time_evaluation(trainer) if stage.scores else 0.0
-        hours += stage.epochs * (train_seconds + eval_seconds) / 3600
-        print(
-            f"  {stage.epochs} epochs {stage.name!r}, each {train_seconds:.1f} s of training, {eval_seconds:.1f} s of evaluation"
-        )
-    print(f"  altogether {hours:.2f} hours")
+    if plan.warning:
+        print(f"warning: {plan.warning}")
+    print(f"expected cost, from {TIMED_STEPS} timed steps on {plan.device} with {torch.get_num_threads()} threads:")
+    for stage, train, score in plan.costs:
+        print(f"  {stage.epochs} epochs {stage.name!r}, each {train:.1f} s of training, {score:.1f} s of evaluation")
+    print(f"  altogether {plan.hours:.2f} hours, {plan.disk / 2**20:.0f} MiB on disk")
 
 
 def time_training(trainer: Trainer) -> float:

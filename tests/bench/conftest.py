@@ -1,6 +1,7 @@
 """Run folders with chosen numbers, written by the engine's own writers, so that a change of their layout shows here."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,51 +25,55 @@ ENVIRONMENT = {
 }
 
 
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """The function that writes a run under a given LOG.PREFIX, for fixtures that several tests share."""
+    return _write_run
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Writes one run of resnet56 -> resnet20 on CIFAR-100 with the given top-1 per epoch; returns its folder."""
+    """Writes a run under the test's own folder."""
+    return partial(_write_run, tmp_path)
 
-    def make(
-        method: str,
-        seed: int,
-        top1: Sequence[float | None],
-        overrides: Sequence[str] = (),
-        teacher: str | None = "0123456789abcdef",
-        data: str = CIFAR100,
-        finished: bool = True,
-        name: str = "",
-        student: str = "resnet20",
-        teacher_name: str = "resnet56",
-        seconds: float = 1800.0,
-        device: str = "cpu Test",
-        prefix: Path = tmp_path,
-    ) -> Path:
-        scored = [value for value in top1 if value is not None]
-        keys = ["DISTILLER.TYPE", method, "DISTILLER.TEACHER", teacher_name, "DISTILLER.STUDENT", student]
-        keys += ["SOLVER.SEED", str(seed), "SOLVER.EPOCHS", str(len(scored)), "SOLVER.SCHEDULE_EPOCHS", "240"]
-        keys += ["SOLVER.WEIGHT_DECAY", "0.0005", "LOG.PREFIX", str(prefix), "EXPERIMENT.PROJECT", "fake"]
-        cfg = load_config(None, [*keys, "EXPERIMENT.NAME", name, "EXPERIMENT.TAG", method, *overrides])
-        teacher = None if method == "NONE" else teacher
-        folder = RunFolder(cfg, run_identity(cfg, data, teacher))
-        folder.path.mkdir(parents=True)
-        environment = {**ENVIRONMENT, "device": device}
-        folder.begin(cfg, environment, "")
-        history = _history(top1, seconds)
-        folder.write_metrics(history)
-        if finished:
-            trainer = SimpleNamespace(
-                history=history,
-                best=max((row for row in history if "test_top1" in row), key=lambda row: row["test_top1"]),
-                device=torch.device("cpu"),
-                bare=SimpleNamespace(deployed=lambda: nn.Linear(9, 10), get_extra_parameters=lambda: 7),
-                folder=folder,
-            )
-            images = SimpleNamespace(name="cifar100", evaluates="test", train=range(50000))
-            score = Score(72.34, 91.0, 1.2) if teacher else None
-            write_json(folder.path / "result.json", make_result(cfg, trainer, images, score, environment))
-        return folder.path
 
-    return make
+def _write_run(
+    prefix: Path,
+    method: str,
+    seed: int,
+    top1: Sequence[float | None],
+    overrides: Sequence[str] = (),
+    data: str = CIFAR100,
+    finished: bool = True,
+    name: str = "",
+    student: str = "resnet20",
+    seconds: float = 1800.0,
+    device: str = "cpu Test",
+) -> Path:
+    """Writes one run taught by resnet56 with the given top-1 per epoch; returns its folder."""
+    keys = ["DISTILLER.TYPE", method, "DISTILLER.TEACHER", "resnet56", "DISTILLER.STUDENT", student, "SOLVER.SEED", str(seed)]
+    keys += ["SOLVER.EPOCHS", str(sum(value is not None for value in top1)), "SOLVER.SCHEDULE_EPOCHS", "240"]
+    keys += ["SOLVER.WEIGHT_DECAY", "0.0005", "LOG.PREFIX", str(prefix), "EXPERIMENT.PROJECT", "fake"]
+    cfg = load_config(None, [*keys, "EXPERIMENT.NAME", name, "EXPERIMENT.TAG", method, *overrides])
+    teacher = None if method == "NONE" else "0123456789abcdef"
+    folder = RunFolder(cfg, run_identity(cfg, data, teacher))
+    folder.path.mkdir(parents=True)
+    environment = {**ENVIRONMENT, "device": device}
+    folder.begin(cfg, environment, "")
+    history = _history(top1, seconds)
+    folder.write_metrics(history)
+    if finished:
+        trainer = SimpleNamespace(
+            history=history,
+            best=max((row for row in history if "test_top1" in row), key=lambda row: row["test_top1"]),
+            device=torch.device("cpu"),
+            bare=SimpleNamespace(deployed=lambda: nn.Linear(9, 10), get_extra_parameters=lambda: 7),
+            folder=folder,
+        )
+        images = SimpleNamespace(name="cifar100", evaluates="test", train=range(50000))
+        score = Score(72.34, 91.0, 1.2) if teacher else None
+        write_json(folder.path / "result.json", make_result(cfg, trainer, images, score, environment))
+    return folder.path
 
 
 def _history(top1: Sequence[float | None], seconds: float) -> list[dict]:

@@ -109,7 +109,12 @@ def test_departures_name_what_differs():
 def test_published_numbers_are_of_whole_cifar100_only():
     whole = {"data": "x", "DATASET.TYPE": "cifar100", "DATASET.SUBSET": 1.0, "DATASET.VAL_FRACTION": 0.0, "DATASET.IMAGE_SIZE": 0}
     assert is_cifar100(PAPERS) and is_cifar100(whole)
-    for key, value in {"DATASET.TYPE": "npz", "DATASET.SUBSET": 0.5, "DATASET.VAL_FRACTION": 0.1, "DATASET.IMAGE_SIZE": 16}.items():
+    for key, value in {
+        "DATASET.TYPE": "npz",
+        "DATASET.SUBSET": 0.5,
+        "DATASET.VAL_FRACTION": 0.1,
+        "DATASET.IMAGE_SIZE": 16,
+    }.items():
         assert not is_cifar100({**whole, key: value})
 
 
