@@ -219,7 +219,7 @@ def test_overrides_come_in_pairs_and_options_before_them():
     assert value("SOLVER.LR", "SOLVER.LR", "0.5", "SOLVER.LR", "0.25") == 0.25  # the last one counts
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None, max_examples=60)  # a busy machine is no failure
 @given(key=st.sampled_from([key for key, _ in flatten(DEFAULTS)]), text=st.text(max_size=30))
 def test_any_text_is_either_a_value_or_a_users_error(key, text):
     try:

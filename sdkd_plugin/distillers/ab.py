@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 from sdkd_plugin.distillers import feature_init
 from sdkd_plugin.distillers.base import at_least_float32
 from sdkd_plugin.distillers.feature_init import FeatureInit
+from sdkd_plugin.distillers.maps import fitting_convolution
 from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
@@ -32,7 +33,7 @@ def ab_loss(preacts_student: Sequence[Tensor], preacts_teacher: Sequence[Tensor]
         scalar, at least 0; a sum over all neurons, averaged over the batch.
     Raises:
         UserError: two maps of a stage differ in shape.
-    Source: arXiv 1811.03233, eq. 4 and 5 with the weights of the reference codes (RepDistiller b84f547, bhheo/AB_distillation).
+    Source: arXiv 1811.03233, with the weights of the reference codes (RepDistiller b84f547, bhheo/AB_distillation).
     """
     total = 0.0
     for student, teacher in zip(preacts_student, preacts_teacher, strict=True):
@@ -77,16 +78,11 @@ def connector(student: torch.Size, teacher: torch.Size) -> nn.Module:
     """
     if student[1:] == teacher[1:]:
         return nn.Identity()
-    channels, high, wide = (student[1], teacher[1]), student[2] - teacher[2], student[3] - teacher[3]
-    if student[2] == 2 * teacher[2]:
-        convolution = nn.Conv2d(*channels, kernel_size=3, stride=2, padding=1)
-    elif 2 * student[2] == teacher[2]:
-        convolution = nn.ConvTranspose2d(*channels, kernel_size=4, stride=2, padding=1)
-    elif high >= 0:
-        convolution = nn.Conv2d(*channels, kernel_size=(1 + high, 1 + wide))  # 1x1 where the sizes are equal
-    else:
+    convolution = fitting_convolution(student, teacher)
+    if convolution is None:
+        sizes = f"{student[2]}x{student[3]} to the teacher's {teacher[2]}x{teacher[3]}"
         raise UserError(
-            f"AB cannot bring a student map of {student[2]}x{student[3]} to the teacher's {teacher[2]}x{teacher[3]}: allowed: half its "
-            "size, or its size and more; choose another DISTILLER.STUDENT or DISTILLER.TEACHER"
+            f"AB cannot bring a student map of {sizes}: allowed: half its size, or its size and more; choose another "
+            "DISTILLER.STUDENT or DISTILLER.TEACHER"
         )
     return nn.Sequential(convolution, nn.BatchNorm2d(teacher[1]))

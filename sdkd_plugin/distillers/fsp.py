@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from sdkd_plugin.distillers import feature_init
 from sdkd_plugin.distillers.base import at_least_float32
 from sdkd_plugin.distillers.feature_init import FeatureInit
+from sdkd_plugin.distillers.maps import pool_pair
 from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
@@ -27,11 +28,9 @@ def flow(bottom: Tensor, top: Tensor) -> Tensor:
     Returns:
         [N, D, C].
     """
-    size = [min(sides) for sides in zip(bottom.shape[2:], top.shape[2:], strict=True)]
-    # pooling is left out where it would change nothing but cost time
-    bottom, top = (x if list(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (bottom, top))
+    bottom, top = pool_pair(bottom, top)
     # DIFF 1: a batched product, where the reference code forms all N D C H W products and averages
-    return top.flatten(2) @ bottom.flatten(2).mT / (size[0] * size[1])
+    return top.flatten(2) @ bottom.flatten(2).mT / top[0, 0].numel()
 
 
 def fsp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -> Tensor:
@@ -41,7 +40,7 @@ def fsp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
         feats_student, feats_teacher: maps [N, C_l, H_l, W_l], stem first, unbounded; equal numbers and channels, not sizes.
     Returns:
         scalar, at least 0; mean over the batch and the entries of M.
-    Source: Yim et al., CVPR 2017, eq. 1 and 2; pooling and mean as in the reference code (RepDistiller b84f547).
+    Source: Yim et al., CVPR 2017; pooling and mean as in the reference code (RepDistiller b84f547).
     """
     with torch.autocast(feats_student[0].device.type, enabled=False):  # which would round the products' inputs
         flows_student, flows_teacher = (

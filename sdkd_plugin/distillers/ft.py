@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 
 from sdkd_plugin.distillers.base import Distiller, Stage, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.feature_init import INIT, check_stage, init_stage
+from sdkd_plugin.distillers.maps import pool_pair, unit
 from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import METHODS
@@ -38,14 +39,12 @@ def ft_loss(factor_student: Tensor, factor_teacher: Tensor, phi: str) -> Tensor:
         phi: "spatial" or "full".
     Returns:
         scalar, at least 0; mean over the batch and the P entries.
-    Source: arXiv 1802.04977, eq. 3 ("full", p = 1); "spatial" as in RepDistiller b84f547 (p1 = 2, p2 = 1).
+    Source: arXiv 1802.04977 ("full"); "spatial" as in RepDistiller b84f547 (its p1 = 2, p2 = 1).
     """
-    factors = [at_least_float32(f) for f in (factor_student, factor_teacher)]
+    student, teacher = at_least_float32(factor_student), at_least_float32(factor_teacher)
     if phi == "spatial":
-        size = [min(sides) for sides in zip(*(f.shape[2:] for f in factors), strict=True)]
-        factors = [F.adaptive_avg_pool2d(f, size).square().mean(1) for f in factors]  # [N, H, W]
-    student, teacher = (F.normalize(f.flatten(1)) for f in factors)  # [N, P]
-    return F.l1_loss(student, teacher)
+        student, teacher = (f.square().mean(1) for f in pool_pair(student, teacher))  # [N, H, W]
+    return F.l1_loss(unit(student.flatten(1)), unit(teacher.flatten(1)))  # DIFF 2: a factor of zeros gets no gradient
 
 
 class Paraphraser(nn.Module):

@@ -39,7 +39,7 @@ def kdsvd_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor],
         scalar, at least 0; no gradient reaches the teacher.
     Raises:
         UserError: a map has fewer than k singular vectors.
-    Source: arXiv 1807.06819, section 3; alignment and sum as in RepDistiller b84f547.
+    Source: arXiv 1807.06819; alignment and sum as in RepDistiller b84f547.
     """
     total, before = 0.0, None
     with torch.autocast(feats_student[0].device.type, enabled=False):  # which would round the products' inputs
@@ -95,7 +95,7 @@ def singular_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     # the value of this sum is 0; its gradient is the one above, since all but `gram` are constants
     top = top + vectors @ (inverse * (vectors.mT @ ((gram - gram.detach()) @ top)))
     there = top_values > precision * x.shape[-1]
-    top = torch.where(there[:, None], top, 0 * norm)  # not 0 but NaN if the matrix is not finite, so that the loop can tell
+    top = torch.where(there[:, None], top, 0 * norm)  # DIFF 3: NaN if the matrix is not finite, so that the loop can tell
     if wide:
         top = x.mT @ top
         top = top / torch.where(there, torch.linalg.vector_norm(top, dim=1), 1)[:, None]

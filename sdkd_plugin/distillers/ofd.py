@@ -37,7 +37,7 @@ def ofd_loss(maps_student: Sequence[Tensor], preacts_teacher: Sequence[Tensor], 
         margins: L tensors [1, C, 1, 1], at most 0.
     Returns:
         scalar, at least 0; a sum over all neurons, averaged over the batch.
-    Source: arXiv 1904.01866, eq. 1, 3 and 4; weights and pooling as in mdistiller a08d46f.
+    Source: arXiv 1904.01866; weights and pooling as in mdistiller a08d46f.
     """
     total = 0.0
     for student, teacher, margin in zip(maps_student, preacts_teacher, margins, strict=True):
@@ -56,7 +56,7 @@ def margin(norm: nn.BatchNorm2d) -> Tensor:
 
     Returns:
         [1, C, 1, 1], at most 0, also where the weight is 0.
-    Source: arXiv 1904.01866, section 3.1; the exception as in the reference codes.
+    Source: arXiv 1904.01866; the exception as in mdistiller a08d46f.
     """
     std = norm.weight.double().abs().clamp_min(1e-300)  # DIFF 2: a weight of 0 would divide by it
     mean = norm.bias.double()

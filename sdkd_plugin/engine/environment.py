@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("sdkd-plugin", "torch", "torchvision", "numpy", "accelerate", "yacs")
+PACKAGES = ("sdkd-plugin", "torchvision", "numpy", "accelerate", "yacs")
 
 
 def _git(*arguments: str) -> str | None:
@@ -33,11 +33,12 @@ def uncommitted_diff() -> str:
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Command, commit, versions and hardware, as plain values for a json file."""
     commit = _git("rev-parse", "HEAD")
+    versions = {"python": platform.python_version(), "torch": torch.__version__}  # torch's own says its CUDA too
     return {
         "command": sys.argv,
         "commit": commit.strip() if commit else None,
         "uncommitted_changes": bool(uncommitted_diff()),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {**versions, **{name: version(name) for name in PACKAGES}},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {_processor()}",
         "threads": torch.get_num_threads(),
     }

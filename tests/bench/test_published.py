@@ -7,6 +7,7 @@ from sdkd_plugin.bench.grid import published_grid
 from sdkd_plugin.bench.published import (
     CIFAR100,
     SCHEDULE,
+    Published,
     departures,
     find_published,
     is_cifar100,
@@ -44,6 +45,11 @@ def test_best_of_a_column_is_marked_whoever_owns_it():
         ("SDKD", "resnet110/resnet20"),
         ("SDKD", "resnet110/resnet32"),
     ]
+
+
+def test_a_teacher_is_no_contestant():
+    rows = [Published("t", method, "a", "b", "70.00", "last", None, "s") for method in ("teacher", "KD")]
+    assert [[cell.best for cell in row] for row in published_grid(rows).rows] == [[False, False], [False, True]]
 
 
 def test_poster_is_the_checked_table(shared):

@@ -112,13 +112,14 @@ def test_ranks_interleave_to_the_whole(batches: Callable) -> None:
                 assert getattr(part, name).equal(getattr(everyone, name)[rank::2]), name
 
 
-def test_negatives_are_of_other_classes(batches: Callable, toy: Dataset) -> None:
-    epoch = list(batches(num_negatives=100).epoch(1))
-    for batch in epoch:
+def test_negatives_are_of_other_classes_and_drawn_per_epoch_and_batch(batches: Callable, toy: Dataset) -> None:
+    made = batches(num_negatives=100)
+    for number, batch in enumerate(made.epoch(2)):
         assert batch.contrastive_index.shape == (len(batch.index), 101) and batch.contrastive_index.dtype == torch.int64
         assert batch.contrastive_index[:, 0].equal(batch.index)
         assert not (toy.train.targets[batch.contrastive_index[:, 1:]] == batch.target[:, None]).any()
-    assert not epoch[0].contrastive_index[:, 1:].equal(epoch[1].contrastive_index[:, 1:])
+        draws = made.negatives.draw(len(batch.index), seed=0, epoch=2, batch=number)
+        assert batch.contrastive_index.equal(made.negatives.contrastive_index(batch.index, batch.target, draws))
 
 
 def test_iteration_is_lazy_and_leaves_the_global_generators_alone(batches: Callable) -> None:

@@ -53,7 +53,11 @@ def call() -> Callable[..., subprocess.CompletedProcess]:
     """Runs a python program in a checkout with CUDA calls and CIFAR's checksums stubbed; returns the finished process."""
 
     def run(checkout: Path, *arguments: str, ok: bool = True, path: str = "") -> subprocess.CompletedProcess:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([path, str(Path(__file__).parent / "stubs")])}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([path, str(Path(__file__).parent / "stubs")]),
+        }
         command = [sys.executable, *arguments]
         done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=600)
         assert (done.returncode == 0) == ok, done.stdout[-2000:] + done.stderr[-4000:]

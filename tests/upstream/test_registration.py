@@ -47,7 +47,7 @@ def test_a_foreign_entry_is_replaced_only_when_asked(checkout, call):
             raise SystemExit(f"register({names}) replaced a foreign entry")
     assert distiller_dict["KD"] is KD
     register(["KD", "SDKD"], replace=True)
-    assert distiller_dict["KD"] is not KD and issubclass(distiller_dict["KD"], __import__("mdistiller.distillers._base").distillers._base.Distiller)
+    assert distiller_dict["KD"] is not KD
     """
     out = call(checkout, "-c", program(body)).stdout
     assert out.count("already, from someone.else") == 2 and "already, from mdistiller.distillers.KD" in out
@@ -78,7 +78,9 @@ def test_a_broken_mdistiller_is_named_with_what_it_lacks(checkout, call):
     assert "does not import (No module named scipy)" in out and "sdkd-plugin[mdistiller]" in out
 
 
-@pytest.mark.parametrize("name, reason", [("NONE", "builds its vanilla runs itself"), ("DML", "trains its teacher"), ("AB", "in stages")])
+@pytest.mark.parametrize(
+    "name, reason", [("NONE", "builds its vanilla runs itself"), ("DML", "trains its teacher"), ("AB", "in stages")]
+)
 def test_a_method_that_upstreams_trainer_cannot_carry_says_why(checkout, call, name, reason):
     body = f"""
     try:

@@ -1,0 +1,100 @@
+"""CC: correlation congruence, how a batch's embeddings relate in both networks (Peng et al., ICCV 2019, arXiv 1904.01802)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.maps import unit
+from sdkd_plugin.distillers.probe import pooled_dim
+from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.registry import METHODS
+
+CONFIG = {
+    "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
+    "FEAT_WEIGHT": 0.02,  # weight of the correlations' loss; 100 is usual for "rbf"
+    "VARIANT": "neighbour",  # neighbour: the code behind the published tables (RepDistiller) | rbf: the paper's kernel
+    "FEAT_DIM": 128,  # "neighbour": length of both embeddings
+    "GAMMA": 0.4,  # "rbf": the kernel is exp(-GAMMA |a - b|^2); above 0
+    "P": 2,  # "rbf": order of its Taylor series; at least 1
+}
+VARIANTS = ("neighbour", "rbf")
+
+
+def neighbour_loss(emb_student: Tensor, emb_teacher: Tensor) -> Tensor:
+    """1 / (N - 1) sum_i Delta_i . Delta_(i+1), Delta = |e_S - e_T|: errors of successive images of the batch, multiplied.
+
+    Args:
+        emb_student, emb_teacher: [N, D], unbounded.
+    Returns:
+        scalar, at least 0; 0 for a single image.
+    Source: RepDistiller b84f547, which has it from the paper's authors.
+    """
+    delta = (at_least_float32(emb_student) - at_least_float32(emb_teacher)).abs()
+    return (delta[:-1] * delta[1:]).sum() / max(len(delta) - 1, 1)  # DIFF 1: a batch of one gives NaN there
+
+
+def rbf_loss(feat_student: Tensor, feat_teacher: Tensor, gamma: float, order: int) -> Tensor:
+    """mean over i, j of (K_S - K_T)^2, K_ij = e^(-2 gamma) sum_(p <= order) (2 gamma)^p / p! (u_i . u_j)^p.
+
+    u are the vectors divided by their length; the series tends to the Gaussian kernel exp(-gamma |u_i - u_j|^2).
+
+    Args:
+        feat_student, feat_teacher: [N, D] and [N, D'], unbounded.
+        gamma: above 0. order: at least 1.
+    Returns:
+        scalar, at least 0.
+    Source: arXiv 1904.01802, section 3.3 (equal order and the mean as in AberHu/Knowledge-Distillation-Zoo 65470c8).
+    """
+    with torch.autocast(feat_student.device.type, enabled=False):  # which would round the products' inputs
+        kernels = []
+        for feat in (feat_student, feat_teacher):
+            rows = unit(at_least_float32(feat))
+            cosine = rows @ rows.T  # [N, N]
+            kernels.append(math.exp(-2 * gamma) * sum((2 * gamma * cosine) ** p / math.factorial(p) for p in range(order + 1)))
+        return F.mse_loss(*kernels)
+
+
+@METHODS.register("CC", config=CONFIG)
+class CC(Distiller):
+    """CE_WEIGHT * CE + FEAT_WEIGHT * `neighbour_loss` or `rbf_loss` of the pooled features.
+
+    "neighbour" trains two linear embeddings beside the student, "rbf" nothing.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
+        super().__init__(student, teacher)
+        self.node = cfg.CC
+        check_node(self.node)
+        if self.node.VARIANT == "neighbour":
+            self.embed_s = nn.Linear(pooled_dim(student), self.node.FEAT_DIM)
+            self.embed_t = nn.Linear(pooled_dim(teacher), self.node.FEAT_DIM)
+
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+        logits_student, feats_student = self.student(image)
+        with torch.no_grad():
+            feats_teacher = self.teacher(image)[1]
+        pooled_student, pooled_teacher = feats_student["pooled_feat"], feats_teacher["pooled_feat"]
+        if self.node.VARIANT == "neighbour":
+            loss = neighbour_loss(self.embed_s(pooled_student), self.embed_t(pooled_teacher))
+        else:
+            loss = rbf_loss(pooled_student, pooled_teacher, self.node.GAMMA, self.node.P)
+        return logits_student, {
+            "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target),
+            "loss_kd": self.node.FEAT_WEIGHT * loss,
+        }
+
+
+def check_node(node: CfgNode) -> None:
+    """Raises UserError for a value of the CC node that means nothing."""
+    if node.VARIANT not in VARIANTS:
+        raise unknown("variant", node.VARIANT, VARIANTS, "CC.VARIANT")
+    if node.FEAT_DIM < 1:
+        raise UserError(f"CC.FEAT_DIM is {node.FEAT_DIM}; allowed: 1 or more")
+    if not node.GAMMA > 0:
+        raise UserError(f"CC.GAMMA is {node.GAMMA}; allowed: above 0")
+    if node.P < 1:  # of order 0 the kernel is the same for all pairs
+        raise UserError(f"CC.P is {node.P}; allowed: 1 or more")
