@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     },
     "DATASET": {
         "TYPE": "cifar100",  # cifar100 | npz | imagefolder | digits
-        "NUM_WORKERS": 2,  # decoding processes of imagefolder; other types live in memory already
+        "NUM_WORKERS": 2,  # decoding threads of imagefolder; other types live in memory already
         "TEST": {"BATCH_SIZE": 64},
         # below: not in mdistiller
         "ROOT": "./data",  # a folder; for npz the file itself

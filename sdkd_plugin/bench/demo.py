@@ -13,7 +13,7 @@ from sdkd_plugin.bench.plots import write_png
 from sdkd_plugin.bench.published import load_published
 from sdkd_plugin.bench.runs import read_runs
 from sdkd_plugin.bench.table import compare_runs
-from sdkd_plugin.config import load_config
+from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.engine.run import train
 from sdkd_plugin.errors import UserError
 
@@ -62,19 +62,6 @@ def run_demo(output: str) -> None:
     write_output(Path(output, "table.md"), f"## {TITLE}\n\n{CAVEAT}\n\n{comparison_text(comparison, load_published(), 'md')}")
     write_png(comparison, Path(output, "table.png"), TITLE)
     print(_closing_words(output, time.perf_counter() - began))
-
-
-def configs_folder() -> Path:
-    """Where configs/ lies: beside the package in a checkout, inside it where it was installed from a wheel.
-
-    Raises:
-        UserError: in neither place.
-    """
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "configs", package / "configs"):
-        if (folder / "cifar100").is_dir():
-            return folder
-    raise UserError(f"configs/cifar100 is neither in {package.parent} nor in {package}; run from a checkout of the repository")
 
 
 def _config(path: Path, output: str, epochs: int, keys: list[str] | None = None) -> CN:

@@ -44,7 +44,7 @@ def pathway_weights(alpha: Tensor, norm: str, kd_weight: float) -> Tensor:
     return biased if norm == "biased" else len(alpha) * kd_weight * biased
 
 
-def replayed(process: Tensor, progress: float) -> Tensor:
+def replayed(process: Tensor, progress: float) -> Tensor:  # DIFF 1
     """alpha [K] at this part of the training (0 to 1), linear between the records [T + 1, K] of a search of T epochs."""
     place = progress * (len(process) - 1)
     before = min(int(place), len(process) - 1)
@@ -108,6 +108,7 @@ class Pathways(nn.Module):
 
 def without_trace(module: nn.Module, weights: dict[str, Tensor], *inputs: object) -> object:
     """Runs the module with these weights in place of its own; its buffers, running statistics too, stay as they are."""
+    # DIFF 2: in the release running statistics move in each of these passes, and the weights stay at the virtual step
     buffers = {name: value.clone() for name, value in module.named_buffers()}
     return functional_call(module, {**weights, **buffers}, inputs)
 
@@ -115,10 +116,11 @@ def without_trace(module: nn.Module, weights: dict[str, Tensor], *inputs: object
 def adam_step(value: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, count: Tensor, lr: float) -> None:
     """One step of Adam (betas 0.5, 0.999) on `value`, in place, as are its state `mean`, `square` and `count`."""
     count += 1
+    steps = count.double()  # in float32, 1 - 0.999 would have four digits
     mean.lerp_(gradient, 1 - BETAS[0])
     square.lerp_(gradient.square(), 1 - BETAS[1])
-    corrected = mean / (1 - BETAS[0] ** count)
-    value -= lr * corrected / ((square / (1 - BETAS[1] ** count)).sqrt() + EPS)
+    corrected = mean / (1 - BETAS[0] ** steps)
+    value -= lr * corrected / ((square / (1 - BETAS[1] ** steps)).sqrt() + EPS)
 
 
 @METHODS.register("DISTPRO", config=CONFIG, epoch_keys=("SEARCH_EPOCHS",))
@@ -134,6 +136,7 @@ class DistPro(Distiller):
         super().__init__(student, teacher)
         self.node = cfg.DISTPRO
         check_node(self.node)
+        # DIFF 3: measured, also the teacher's sizes, which the release sets to 32, 32, 16, 8
         channels, teacher_channels = ([f.shape[1] for f in probe(net)[1]["preact_feats"]] for net in (student, teacher))
         self.pathways = Pathways(channels, teacher_channels)
         alpha = torch.ones(len(self.pathways.pairs))
@@ -157,7 +160,7 @@ class DistPro(Distiller):
 
     def begin_stage(self, stage: Stage) -> None:
         if stage.name == "train":
-            for net, state in self.initial.items():
+            for net, state in self.initial.items():  # DIFF 4: a fresh start on all images
                 net.load_state_dict(state)
 
     def before_step(
@@ -211,7 +214,7 @@ class DistPro(Distiller):
         self, image: Tensor, target: Tensor, epoch: int = 1, progress: float = 0.0, **extras
     ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
-        with torch.no_grad():
+        with torch.no_grad():  # DIFF 5: in eval mode
             feats_teacher = self.teacher(image)[1]
         losses = self.pathways(feats_student["preact_feats"], feats_teacher["preact_feats"])
         if self.searches:

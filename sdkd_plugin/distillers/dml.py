@@ -30,6 +30,7 @@ def mutual_losses(logits_student: Tensor, logits_peer: Tensor, tau: float) -> tu
         UserError: tau is not above 0, or the two shapes differ.
     Source: arXiv 1706.00384, equations 2 to 6, there with tau = 1.
     """
+    # DIFF 2: in log space, where the authors' code adds 1e-8 inside the logarithm
     return kd_loss(logits_student, logits_peer.detach(), tau), kd_loss(logits_peer, logits_student.detach(), tau)
 
 
@@ -41,7 +42,7 @@ class DML(Distiller):
     the gradient of its own loss.
     """
 
-    teacher_from = "scratch"
+    teacher_from = "scratch"  # DIFF 3: one peer
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)

@@ -43,6 +43,7 @@ def norm_loss(expanded: Tensor, map_teacher: Tensor, n: int) -> Tensor:
     Source: arXiv 2305.13803; the authors' code tiles F_T N times and multiplies the mean by N, which is the same.
     """
     parts = at_least_float32(expanded).unflatten(1, (n, -1))  # [B, N, C_T, H, W]
+    # DIFF 1: to the student's size exactly, also where that is no whole fraction of the teacher's
     goal = F.adaptive_max_pool2d(at_least_float32(map_teacher), expanded.shape[2:])
     return n * (parts - goal.unsqueeze(1)).square().mean()
 
@@ -114,6 +115,8 @@ def fold(student: CifarNet, transform: Transform) -> CifarNet:
 class NORM(Distiller):
     """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + ramp(epoch) * FEAT_WEIGHT * NORM loss; the student has FT before its head."""
 
+    needs_model_extras = True
+
     def __init__(self, student: CifarNet, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.NORM
@@ -125,6 +128,7 @@ class NORM(Distiller):
                 f"NORM shrinks the teacher's last map to the student's and cannot enlarge it: for 32x32 images the student's and "
                 f"the teacher's are {sizes}; choose another DISTILLER.TEACHER or DISTILLER.STUDENT"
             )
+        # DIFF 2: also for N = 1, where the authors' code leaves it out
         self.transform = Transform(own[1], self.node.N * theirs[1], self.node.RESIDUAL)
 
     def deployed(self) -> nn.Module:
@@ -141,7 +145,9 @@ class NORM(Distiller):
         feat = norm_loss(expanded, feats_teacher["feats"][-1], self.node.N)
         kd = kd_loss(own, theirs, self.node.T)
         self.terms = {"norm_feat": feat.detach(), "kd": kd.detach()}
+        # DIFF 3: epochs from 1 to 240, where the authors' loop counts from 0 to 240
         ramp = self.node.RAMP_WEIGHTS[bisect_left(self.node.RAMP_EPOCHS, epoch)]
+        # DIFF 4: the logits as they are, since they are what ships; the losses alone see the normalised ones
         return logits_student, {
             "loss_ce": self.node.CE_WEIGHT * cross_entropy(own, target),
             "loss_kd": ramp * self.node.FEAT_WEIGHT * feat + self.node.KD_WEIGHT * kd,

@@ -107,7 +107,7 @@ class ReviewKD(Distiller):
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
-        with torch.no_grad():
+        with torch.no_grad():  # DIFF 4: in eval mode
             feats_teacher = self.teacher(image)[1]
         own, theirs = levels(feats_student, self.node.STU_PREACT), levels(feats_teacher, preact=True)
         loss, deeper = 0.0, None
@@ -117,5 +117,6 @@ class ReviewKD(Distiller):
         self.terms = {"hcl": loss.detach()}
         return logits_student, {
             "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target),
+            # DIFF 5: epochs from 1, as in mdistiller; a warm-up of 0 epochs is allowed
             "loss_kd": warmup_factor(epoch, self.node.WARMUP_EPOCHS) * self.node.REVIEWKD_WEIGHT * loss,
         }

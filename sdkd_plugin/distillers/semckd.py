@@ -88,7 +88,8 @@ class Attention(nn.Module):
                 source, goal = same_size(feat_student, feat_teacher)
                 error = at_least_float32(regress(source)) - at_least_float32(goal)
                 distances.append(error.square().mean((1, 2, 3)))  # [B]
-        with torch.autocast(feats_student[0].device.type, enabled=False):  # Gram matrices overflow float16
+        # DIFF 3: float32 also under autocast, since Gram matrices overflow float16
+        with torch.autocast(feats_student[0].device.type, enabled=False):
             queries = torch.stack([embed(gram(f)) for embed, f in zip(self.queries, feats_student, strict=True)], dim=1)
             keys = torch.stack([embed(gram(f)) for embed, f in zip(self.keys, feats_teacher, strict=True)], dim=1)
             attention = attention_weights(queries, keys, self.soft)

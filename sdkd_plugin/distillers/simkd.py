@@ -73,6 +73,8 @@ class Reused(nn.Module):
 class SimKD(Distiller):
     """FEAT_WEIGHT * MSE of the maps + CE_WEIGHT * CE; trains the student but for its classifier, and a projector."""
 
+    needs_model_extras = True
+
     def __init__(self, student: CifarNet, teacher: CifarNet, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.SIMKD
@@ -94,8 +96,8 @@ class SimKD(Distiller):
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
         logits, feats = self.deployed()(image)
         with torch.no_grad():
-            map_teacher = self.teacher(image)[1]["head_in"]
+            map_teacher = self.teacher(image)[1]["head_in"]  # DIFF 3: never negative, as the projected map
         return logits, {
-            "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits, target),
+            "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits, target),  # DIFF 4: of the network that ships
             "loss_kd": self.node.FEAT_WEIGHT * map_loss(feats["head_in"], map_teacher),
         }

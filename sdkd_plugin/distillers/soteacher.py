@@ -59,6 +59,7 @@ def renewal(epoch: int, kind: str) -> float:
     """
     if epoch == 1:
         return 1.0
+    # DIFF 1: both readings
     return 1 / (epoch + 1) if kind == "released" else 1 / epoch
 
 
@@ -94,7 +95,7 @@ class SoTeacher(Distiller):
     def train(self, mode: bool = True) -> "SoTeacher":
         super().train(mode)
         idle = self.student if self.trains_teacher else self.teacher
-        idle.eval()
+        idle.eval()  # DIFF 2: the student learns in the same run, from the teacher of the last epoch
         return self
 
     def get_parameter_groups(self, stage: Stage) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ class Connector(nn.Module):
         super().__init__()
         self.pools_first = kind == "pooled"
         self.transfer = conv_norm(channels, teacher_channels, 1).append(nn.ReLU())
-        init_convolutions(self)
+        init_convolutions(self)  # DIFF 2: for both kinds
 
     def forward(self, head_in: Tensor) -> Tensor:
         """[N, D_S, H, W] to [N, D_T]."""
@@ -64,6 +64,8 @@ class Connector(nn.Module):
 @METHODS.register("SRRL", config=CONFIG)
 class SRRL(Distiller):
     """CE_WEIGHT * CE + FM_WEIGHT * L_FM + SR_WEIGHT * L_SR + KD_WEIGHT * tau^2 KL; trains a connector beside the student."""
+
+    needs_model_extras = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
@@ -76,7 +78,7 @@ class SRRL(Distiller):
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             logits_teacher, feats_teacher = self.teacher(image)
-        # head_in is non-negative in every model, as what leaves the connector must be: WRN's last feats are not
+        # DIFF 1: what the head averages, non-negative as what leaves the connector; WRN's and MobileNetV2's last feats are not
         pooled_student = self.connector(feats_student["head_in"])
         with torch.autocast(image.device.type, enabled=False):
             matching, regression = srrl_losses(

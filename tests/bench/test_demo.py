@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from sdkd_plugin.bench import demo
+from sdkd_plugin.config import configs_folder
 from sdkd_plugin.errors import UserError
 
 
@@ -15,18 +16,9 @@ def test_missing_package_names_the_extra(tmp_path, monkeypatch, module, package)
 
 
 def test_configs_of_the_demo_exist():
-    folder = demo.configs_folder() / "cifar100"
+    folder = configs_folder() / "cifar100"
     for name in (demo.TEACHER, *(f"{name}.yaml" for name in demo.STUDENTS)):
         assert (folder / name).is_file()
-
-
-def test_configs_are_looked_for_in_two_places(tmp_path, monkeypatch):
-    package = tmp_path / "site-packages" / "sdkd_plugin"
-    monkeypatch.setattr(demo, "__file__", str(package / "bench" / "demo.py"))
-    with pytest.raises(UserError, match="configs/cifar100 is neither in"):
-        demo.configs_folder()
-    (package / "configs" / "cifar100").mkdir(parents=True)
-    assert demo.configs_folder() == package / "configs"
 
 
 @pytest.mark.slow

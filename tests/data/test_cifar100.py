@@ -60,13 +60,14 @@ def test_reads_both_splits_without_the_network(root: Path, make_config: Callable
         assert np.array_equal(images.images.numpy(), planes.transpose(0, 2, 3, 1))
 
 
-def test_missing_and_not_to_be_downloaded(tmp_path: Path, make_config: Callable) -> None:
+def test_missing_and_not_to_be_downloaded(tmp_path: Path, make_config: Callable, offline: list[str]) -> None:
     with pytest.raises(UserError, match="cifar-100-python' is not there; set DATASET.DOWNLOAD True, or DATASET.ROOT"):
         load_dataset(make_config("DATASET.ROOT", str(tmp_path), "DATASET.DOWNLOAD", False))
+    assert offline == []
 
 
 @pytest.mark.parametrize("name", ["train", "test", "meta"])
-def test_an_altered_or_missing_file_is_refused(root: Path, make_config: Callable, name: str) -> None:
+def test_an_altered_or_missing_file_is_refused(root: Path, make_config: Callable, offline: list[str], name: str) -> None:
     path = root / "cifar-100-python" / name
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
@@ -74,6 +75,7 @@ def test_an_altered_or_missing_file_is_refused(root: Path, make_config: Callable
         damage()
         with pytest.raises(UserError, match=r"is incomplete or altered \(MD5 sums differ\); set DATASET.DOWNLOAD True"):
             load_dataset(make_config("DATASET.ROOT", str(root), "DATASET.DOWNLOAD", False))
+    assert offline == []
 
 
 def test_a_failed_download_says_what_to_do(tmp_path: Path, make_config: Callable, offline: list[str]) -> None:

@@ -9,6 +9,7 @@ from oracles import formula
 from torch import Tensor, nn
 
 from sdkd_plugin.config import load_config, scaled_config
+from sdkd_plugin.distillers import distpro
 from sdkd_plugin.distillers.base import Stage
 from sdkd_plugin.distillers.distpro import (
     DistPro,
@@ -156,8 +157,9 @@ def test_the_virtual_step_is_the_one_sgd_takes():
             torch.testing.assert_close(stepped[name], p, rtol=1e-12, atol=1e-14)
 
 
-def test_the_meta_gradient_is_the_effect_of_alpha_on_the_held_out_loss():
+def test_the_meta_gradient_is_the_effect_of_alpha_on_the_held_out_loss(monkeypatch):
     """Brute force: move alpha, really take the step, measure the held-out cross entropy."""
+    monkeypatch.setattr(distpro, "REACH", 1e-5)  # else the ReLUs that 0.01 crosses make a few percent
     distiller = build("DISTPRO.SEARCH_NORM", "biased").double()
     data, held = double(batch(0)), double(batch(1))
     warm = sgd(distiller)
@@ -166,7 +168,7 @@ def test_the_meta_gradient_is_the_effect_of_alpha_on_the_held_out_loss():
     distiller.alpha.copy_(formula((10,), "alpha"))
 
     def held_loss(alpha: Tensor) -> float:
-        trial, optimizer = copy.deepcopy(distiller), None
+        trial = copy.deepcopy(distiller)
         optimizer = sgd(trial)
         optimizer.load_state_dict(copy.deepcopy(warm.state_dict()))
         trial.alpha.copy_(alpha)
@@ -180,7 +182,7 @@ def test_the_meta_gradient_is_the_effect_of_alpha_on_the_held_out_loss():
     for k in (0, 4, 9):
         shift = F.one_hot(torch.tensor(k), 10).double() * step
         slope = (held_loss(distiller.alpha + shift) - held_loss(distiller.alpha - shift)) / (2 * step)
-        assert gradient[k].item() == pytest.approx(slope, rel=2e-2, abs=1e-3 * gradient.abs().max().item())
+        assert gradient[k].item() == pytest.approx(slope, rel=1e-3)
 
 
 def test_a_search_step_moves_alpha_and_nothing_else():
@@ -255,8 +257,12 @@ def test_large_logits_and_constant_images_stay_finite():
 
 
 def test_the_pathways_of_the_published_pair_have_this_many_parameters():
-    pathways = Pathways([16, 16, 32, 64], [16, 16, 32, 64])
-    assert sum(p.numel() for p in pathways.parameters()) == 290_960
+    widths, expected = [16, 16, 32, 64], 0
+    for t in range(4):
+        for s in range(t, 4):
+            mid = min(widths[t], widths[s])
+            expected += 9 * mid * (widths[s] + mid + widths[t]) + mid + 2 * (2 * mid + widths[t])
+    assert sum(p.numel() for p in Pathways(widths, widths).parameters()) == expected == 243_600
 
 
 @pytest.mark.parametrize("key, value", [("SEARCH_EPOCHS", "-1"), ("VAL_RATIO", "0.0"), ("VAL_RATIO", "1.0")])

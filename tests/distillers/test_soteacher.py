@@ -108,7 +108,7 @@ def slow_stage(distiller: SoTeacher, data: list[dict], lip_weight: float) -> lis
         z = teacher(batch["image"])[0]
         ce = distance = 0.0
         for row, label, i in zip(z.tolist(), batch["target"].tolist(), batch["index"].tolist(), strict=True):
-            p = torch.tensor(row).double().softmax(0)
+            p = torch.tensor(row, dtype=torch.float64).softmax(0)
             ce -= p[label].log().item() / N
             if i in past:
                 q = (2 * past[i][0] + sum(past[i][1:])) / (1 + len(past[i])) if len(past[i]) > 1 else past[i][0]

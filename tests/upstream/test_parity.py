@@ -104,7 +104,8 @@ def test_losses_and_gradients_agree(upstream, method, pair):
     if method in ("REVIEWKD", "OFD", "KDSVD", "VID", "FITNET") and pair != PAIRS[0]:
         pytest.skip("upstream needs hand-set shapes here; one pair shows the parity")
     ours, theirs = twins(upstream, method, pair, *SETTINGS.get(method, ()))
-    rel = 1e-5 if method == "KDSVD" else 1e-8  # fill's weights kill channels: singular values of 0, see the card's DIFF 2
+    # KDSVD: these weights kill channels, so singular values are 0, see its card, DIFF 2; OFD: upstream rounds margins to float32
+    rel = {"KDSVD": 1e-5, "OFD": 1e-7}.get(method, 1e-8)
     assert_same(losses_and_gradients(ours, epoch=3), losses_and_gradients(theirs, epoch=3), rel)
 
 
