@@ -58,8 +58,7 @@ def margin(norm: nn.BatchNorm2d) -> Tensor:
         [1, C, 1, 1], at most 0, also where the weight is 0.
     Source: arXiv 1904.01866; the exception as in mdistiller a08d46f.
     """
-    std = norm.weight.double().abs().clamp_min(1e-300)  # DIFF 2: a weight of 0 would divide by it
-    mean = norm.bias.double()
+    std, mean = norm.weight.double().abs(), norm.bias.double()  # DIFF 2: infinite or undefined ratios below end in min(bias, 0)
     below = 0.5 * torch.erfc(mean / std / math.sqrt(2))  # P(x < 0)
     density = torch.exp(-0.5 * (mean / std).square()) / math.sqrt(2 * math.pi)
     expected = torch.where(below > 0.001, mean - std * density / below, -3 * std)

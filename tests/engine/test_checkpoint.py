@@ -185,7 +185,7 @@ def test_damage_of_every_kind_is_a_users_error(legacy, tmp_path):
     path, rng, refused = tmp_path / "file", random.Random(0), 0
     torch.save(STATE, path, _use_new_zipfile_serialization=not legacy)
     whole = path.read_bytes()
-    for number in range(300):
+    for number in range(200):
         damaged = bytearray(whole)
         if number % 2:
             del damaged[rng.randrange(len(whole)) :]
@@ -200,7 +200,7 @@ def test_damage_of_every_kind_is_a_users_error(legacy, tmp_path):
             assert "\n" not in str(error)
         else:
             assert number % 2 == 0, f"cut to {len(damaged)} of {len(whole)} bytes and still accepted"
-    assert refused > 200
+    assert refused > 130
 
 
 def test_weights_load_from_the_formats_in_use(tmp_path):
