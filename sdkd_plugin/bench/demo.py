@@ -23,7 +23,7 @@ STUDENTS = ("vanilla/resnet20", "kd/res56_res20", "dkd/res56_res20", "crd/res56_
 SEEDS = (0, 1)
 # Of the configs' 240; the students get a quarter of the images, so that not all of them know every digit at the end.
 TEACHER_EPOCHS = 16
-STUDENT_EPOCHS = 16
+STUDENT_EPOCHS = 24
 STUDENT_SUBSET = 0.25
 TITLE = "scikit-learn's digits: resnet56, trained on all training images, teaches resnet20 on a quarter of them"
 
