@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--executor", default="local", choices=("local", "ray"), help="where the runs go (default: local)")
     sweep.add_argument("--address", help="of a running Ray cluster; default: one on this machine")
     sweep.add_argument("--plan", action="store_true", help="show runs, hours and disk, and stop")
-    sweep.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides for every run")
+    sweep.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides for every run, right after the file")
     sweep.set_defaults(command=_sweep)
 
     demo = commands.add_parser("demo", help="train and compare five methods on handwritten digits in a few minutes")

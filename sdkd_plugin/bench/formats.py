@@ -39,7 +39,8 @@ def terminal(grids: Sequence[Grid], listed: Sequence[str], width: int | None = N
     """
     console = Console(file=io.StringIO(), width=width or _WIDE, force_terminal=colour, highlight=False)
     for grid in grids:
-        table = Table(title=grid.title, title_justify="left")
+        console.print(Text(grid.title, style="bold italic"), soft_wrap=True)
+        table = Table()
         for number, name in enumerate(grid.head):
             table.add_column(Text(name), justify="left" if number in grid.text_columns else "right")
         for row in grid.rows:

@@ -21,9 +21,10 @@ MARKS = {
     "†": "one seed: tells nothing of the spread",
     "‡": "has unfinished runs, which do not count; they are listed below",
     "§": "its seeds are not those of the student row, so its gain compares different seeds",
-    "¶": "the published run had another schedule; the differences are listed below",
+    "¶": "the published run had another schedule or teacher; the differences are listed below",
     "◊": "the published number is the best epoch on the test images, ours the last epoch",
 }
+SAME_TEACHER = 0.05  # percent; the published teachers' files score what was published, up to rounding
 # Protocol keys named above a table; where columns differ in any other key, that is named as well.
 HEADLINE = (
     "DATASET.TYPE",
@@ -149,22 +150,26 @@ def _marks(cell: TableCell) -> str:
 def details_grid(comparison: Comparison, published: Sequence[Published]) -> Grid:
     """One line per cell: rank, gain over the vanilla student, the published number and the difference, and the cost."""
     head = ["pair", "method", "n", "top-1", "rank", "gain", "published", "difference", "hours", "peak MiB", "parameters"]
-    rows, schedules, sources = [], {}, []
+    rows, differing, sources = [], {}, []
     for index, column in enumerate(comparison.columns):
         for printed, row in zip(_column_cells(comparison, index, "last"), comparison.rows, strict=True):
             cell = comparison.cells.get((row, index))
             if cell is None or not cell.finished:
                 continue
             number = published_number(cell, published)
+            differences = []
             if number is not None:
                 sources.append(f"{number.source}; epoch: {number.statistic}")
-                schedules[column.label] = departures(column.protocol, column.student)
-            rows.append([Cell(column.label), Cell(row), *_detail_cells(cell, printed, number)])
+                differences = departures(column.protocol, column.student)
+                differences += _other_teacher(comparison.teacher_top1(index), number, published)
+                differing[column.label] = differences
+            rows.append([Cell(column.label), Cell(row), *_detail_cells(cell, printed, number, bool(differences))])
     notes = _mark_notes(rows)
-    notes += [f"¶ {label}: {', '.join(keys)}" for label, keys in schedules.items() if keys]
+    notes += [f"¶ {label}: {', '.join(keys)}" for label, keys in differing.items() if keys]
     notes += [f"published: {source}" for source in dict.fromkeys(sources)]
     devices = sorted({_device(run.result["environment"]) for run in comparison.counted if run.result})
     notes.append(f"hours and peak MiB: means over seeds, measured on {' and on '.join(devices)}")
+    notes.append("peak MiB on a CPU is the whole process's, with whatever runs it had made before")
     if len(devices) > 1:
         notes.append("hours and peak MiB of different devices or thread counts stand side by side here: do not compare them")
     used = [column for column in range(len(head)) if any(row[column] is not EMPTY for row in rows)]
@@ -180,13 +185,22 @@ def published_number(cell: TableCell, published: Sequence[Published]) -> Publish
     return find_published(published, cell.row, column.teacher, column.student)
 
 
-def _detail_cells(cell: TableCell, printed: Cell, number: Published | None) -> list[Cell]:
+def _other_teacher(top1: float | None, number: Published, published: Sequence[Published]) -> list[str]:
+    """Says so if our teacher is not as good as the one behind a published number, or better."""
+    table = [row for row in published if row.table == number.table]
+    theirs = find_published(table, TEACHER, number.teacher, number.student)
+    if top1 is None or theirs is None or abs(top1 - float(theirs.value)) <= SAME_TEACHER:
+        return []
+    return [f"teacher {top1:.2f} % (published: {theirs.value})"]
+
+
+def _detail_cells(cell: TableCell, printed: Cell, number: Published | None, differs: bool) -> list[Cell]:
     mean, hours = cell.summary("last").mean, cell.mean_of("wall_seconds") / 3600
     parameters = {run.result["deployed_parameters"] for run in cell.finished}
     beside, difference = EMPTY, EMPTY
     if number is not None:
-        marks = "¶" if departures(cell.column.protocol, cell.column.student) else ""
-        beside = Cell(number.value, float(number.value), marks=marks + ("◊" if number.statistic == "best" else ""))
+        marks = ("¶" if differs else "") + ("◊" if number.statistic == "best" else "")
+        beside = Cell(number.value, float(number.value), marks=marks)
         difference = _signed(mean - float(number.value))
     return [
         Cell(str(len(cell.finished)), len(cell.finished)),

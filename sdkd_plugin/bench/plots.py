@@ -1,6 +1,7 @@
 """The comparison as a picture file; needs matplotlib (extra `plots` or `demo`)."""
 
 import io
+import textwrap
 from pathlib import Path
 
 from sdkd_plugin.bench.table import Comparison
@@ -22,7 +23,8 @@ def write_png(comparison: Comparison, path: Path, title: str) -> None:
     from sdkd_plugin.engine.checkpoint import write_atomic
 
     count, rows = len(comparison.columns), comparison.rows
-    figure = Figure(figsize=(1.5 + 4 * count, 1.8 + 0.4 * len(rows)), layout="constrained")
+    width = 2.5 + 4 * count  # inches
+    figure = Figure(figsize=(width, 1.8 + 0.4 * len(rows)), layout="constrained")
     panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
     for index, (axes, column) in enumerate(zip(panels, comparison.columns, strict=True)):
         for height, row in enumerate(rows):
@@ -40,7 +42,8 @@ def write_png(comparison: Comparison, path: Path, title: str) -> None:
         axes.set_yticks(range(len(rows)), rows)
         axes.margins(x=0.1)
         axes.grid(axis="x", alpha=0.3)
-    figure.suptitle(f"{title}\nmean ± sample standard deviation; strokes: single runs", size=10)
+    wrapped = textwrap.fill(title, int(12 * width))  # a letter of this size is about a twelfth of an inch
+    figure.suptitle(f"{wrapped}\nmean ± sample standard deviation; strokes: single runs", size=10)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     write_atomic(path, lambda file: file.write(picture.getvalue()))

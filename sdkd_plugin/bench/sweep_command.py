@@ -65,7 +65,12 @@ def show_plan(sweep: Sweep, todo: list[Job], jobs: int) -> None:
     table = Table("runs", "n", "hours each", "MiB each")
     hours = disk = 0.0
     for kind, members in kinds.items():
-        plan: Plan = make_plan(members[0].config())
+        try:
+            plan: Plan = make_plan(members[0].config())
+        except UserError as error:  # the run itself will fail with it; the others need not
+            table.add_row(kind, str(len(members)), "?", "?")
+            print(f"no estimate for {kind}: {error}")
+            continue
         hours, disk = hours + len(members) * plan.hours, disk + len(members) * plan.disk
         table.add_row(kind, str(len(members)), f"{plan.hours:.2f}", f"{plan.disk / 2**20:.0f}")
     if todo:

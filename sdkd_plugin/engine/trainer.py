@@ -60,7 +60,7 @@ def open_events(folder: Path, step: int) -> EventsWriter:
     It is written as it is told: SummaryWriter has a thread for that, and waits for ever once a full disk has ended it.
     """
     folder.mkdir(exist_ok=True)
-    events = EventsWriter(str(folder / "events"))
+    events = EventsWriter(str(folder / "events"), f".from{step}")  # its own name holds only the second
     events.write_event(Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START)))
     return events
 
@@ -96,7 +96,7 @@ class Trainer:
         events = open_events(self.folder.path / "train.events", len(self.history) + 1)
         for stage, epoch in self.schedule[len(self.history) :]:
             if self.bare.stage != stage:
-                self.enter(stage, begin=epoch == 1)
+                self.enter(stage, begin=True)
             row = {"stage": stage.name, "epoch": epoch, **self.train_epoch(epoch)}
             self.history.append({**row, **(self.evaluate() if stage.scores else {})})
             self.save()

@@ -135,6 +135,13 @@ def test_columns_of_different_protocols_are_lettered(make_run, tmp_path):
     assert len(published) == 1 and "[b]" in published[0]  # none beside the half
 
 
+def test_another_teacher_than_the_published_is_named(make_run, tmp_path):
+    path = make_run("KD", 0, [70.0]) / "result.json"
+    assert "teacher 72.34" not in text(compare_runs(*read_runs([tmp_path])), "md")
+    path.write_text(path.read_text().replace('"top1": 72.34', '"top1": 65.04'))
+    assert "teacher 65.04 % (published: 72.34)" in text(compare_runs(*read_runs([tmp_path])), "md")
+
+
 def test_costs_of_different_devices_are_marked(make_run, tmp_path):
     make_run("KD", 0, [70.0])
     make_run("SDKD", 0, [71.0], device="cuda Big")

@@ -138,7 +138,9 @@ def test_ctrl_c_stops_the_runs_and_the_sweep_goes_on_from_there(write, tmp_path)
     path = write(methods=["vanilla"], seeds=[0], overrides={**TINY, "DATASET.SUBSET": 1.0, "SOLVER.EPOCHS": 6})
     command = [sys.executable, "-m", "sdkd_plugin", "sweep", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # a shell that put the tests into the background made SIGINT ignored, which children inherit
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, **heed)
     deadline = time.monotonic() + 300
     while not list(tmp_path.rglob("student_latest")) and time.monotonic() < deadline:
         time.sleep(0.05)

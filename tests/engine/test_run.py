@@ -144,6 +144,13 @@ def test_tensorboard_gets_every_number_of_every_epoch(finished):
     assert [event.step for event in events(finished) if event.HasField("session_log")] == [1]
 
 
+def test_tensorboard_is_told_which_epochs_are_trained_again(tmp_path):
+    cfg = tiny_config(tmp_path)
+    train_until_killed(cfg, steps=7)
+    folder = train(cfg, resume=True).path
+    assert sorted(event.step for event in events(folder) if event.HasField("session_log")) == [1, 3]
+
+
 def test_the_environment_is_written_down(finished):
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
@@ -226,7 +233,7 @@ def test_a_trained_teacher_is_used_again(taught, tmp_path, monkeypatch, capsys):
     assert train_command(yaml, "--train-teacher", SOLVER__SEED=1) == 0
     after = contents(tmp_path / "runs")
     assert {name: after[name] for name in before} == before
-    assert {name.split("/")[2] for name in after.keys() - before.keys()} == {"seed1"}
+    assert {Path(name).parts[1:3] for name in after.keys() - before.keys()} == {(taught[1].parent.name, "seed1")}
 
 
 @pytest.mark.parametrize("steps", [5, 9 + 5], ids=["teacher", "student"])
