@@ -1,10 +1,11 @@
 """How fast and how large a training step is, as ratios of variants timed in turn within one run.
 
-    python benchmarks/throughput.py [--rounds 3] [--steps 40] [--data cifar100.npz]
+    python benchmarks/throughput.py [--rounds 3] [--steps 40] [--data cifar100.npz] [--methods AT SP ...]
 
 Variants, each in its own process: `plain` is DKD written as one writes it first (contiguous memory, PIL transforms in a
 DataLoader with two workers); `DKD`, `KD`, `CRD`, `SDKD` are this package's loop. resnet56 -> resnet20, batch 64, a whole
-step's work with data. Without --data the images are random, which costs the same.
+step's work with data; of a method with several stages, the last. With --methods each of these is timed against KD instead.
+Without --data the images are random, which costs the same.
 """
 
 import argparse
@@ -90,6 +91,8 @@ def package_steps(method: str, dataset: Dataset) -> Iterator[None]:
     overrides = f"DISTILLER.TYPE {method} DISTILLER.TEACHER {TEACHER} DISTILLER.STUDENT {STUDENT} SOLVER.BATCH_SIZE {BATCH}"
     cfg = load_config(None, overrides.split())
     trainer = Trainer(cfg, build_distiller(cfg, dataset, build_model(TEACHER, 100)), dataset)
+    stage = trainer.bare.stages(trainer.cfg)[-1]
+    trainer.enter(stage, begin=True)
     trainer.distiller.train()
     for step, batch in enumerate(trainer.train_batches.epoch(1), start=1):
         trainer.step(batch, epoch=1, step=step)
@@ -120,12 +123,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--data", help="npz file with x_train and y_train")
+    parser.add_argument("--methods", nargs="+", default=[], help="time these against KD")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.one, options.steps, options.data)))
         return
-    variants = sorted({name for ratio in RATIOS for name in ratio[:2]})
+    ratios = [("KD", name, f"{name}'s step time over KD's") for name in options.methods] or RATIOS
+    variants = sorted({name for ratio in ratios for name in ratio[:2]})
     figures: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
     for _ in range(options.rounds):
         for variant in variants:
@@ -137,7 +142,7 @@ def main() -> None:
     for variant in variants:
         speed, memory = ([row[key] for row in figures[variant]] for key in ("images_per_second", "peak_mib"))
         print(f"{variant:6} images/s {spread(speed)}   peak MiB {spread(memory)}")
-    for upper, lower, text in RATIOS:
+    for upper, lower, text in ratios:
         pairs = zip(figures[upper], figures[lower], strict=True)
         print(f"{upper}/{lower} {spread([a['images_per_second'] / b['images_per_second'] for a, b in pairs])}   {text}")
 

@@ -52,6 +52,7 @@ def test_a_missing_teacher_is_a_warning_here_and_a_broken_one_is_not(tmp_path, c
     assert "nix cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_method_can_be_planned(case, tmp_path, capsys):
     show_plan(tiny_config(tmp_path / "runs", method_overrides(case, tmp_path / "nix")))
