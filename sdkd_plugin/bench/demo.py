@@ -22,7 +22,7 @@ TEACHER = "vanilla/resnet56.yaml"
 STUDENTS = ("vanilla/resnet20", "kd/res56_res20", "dkd/res56_res20", "crd/res56_res20", "sdkd/res56_res20")
 SEEDS = (0, 1)
 # Of the configs' 240; the students get a quarter of the images, so that not all of them know every digit at the end.
-TEACHER_EPOCHS = 16
+TEACHER_EPOCHS = 30
 STUDENT_EPOCHS = 24
 STUDENT_SUBSET = 0.25
 TITLE = "scikit-learn's digits: resnet56, trained on all training images, teaches resnet20 on a quarter of them"
