@@ -26,7 +26,8 @@ from sdkd_plugin.config import load_config
 from sdkd_plugin.data.dataset import Dataset, Images
 from sdkd_plugin.distillers.dkd import dkd_terms
 from sdkd_plugin.engine.build import build_distiller
-from sdkd_plugin.engine.environment import describe_environment, peak_memory
+from sdkd_plugin.engine.environment import describe_environment
+from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
 

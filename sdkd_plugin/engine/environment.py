@@ -1,7 +1,6 @@
 """What a run was made with: versions, device, commit. A number without this cannot be defended."""
 
 import platform
-import resource
 import subprocess
 import sys
 from importlib.metadata import version
@@ -42,14 +41,6 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {_processor()}",
         "threads": torch.get_num_threads(),
     }
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most this process has held at once, on the device it computes on."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    kilo = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss differs
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo
 
 
 def _processor() -> str:

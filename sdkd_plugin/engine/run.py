@@ -14,9 +14,10 @@ from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher, loads_teacher, teacher_path
 from sdkd_plugin.engine.deploy import load_network
-from sdkd_plugin.engine.environment import describe_environment, peak_memory, uncommitted_diff
+from sdkd_plugin.engine.environment import describe_environment, uncommitted_diff
 from sdkd_plugin.engine.evaluate import Score, evaluate
 from sdkd_plugin.engine.folder import RunFolder, data_hash, run_identity, write_json
+from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.trainer import Trainer, make_accelerator
 from sdkd_plugin.models import teacher_checkpoint
 

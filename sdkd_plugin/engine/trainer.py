@@ -26,6 +26,7 @@ from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.engine.deploy import pack
 from sdkd_plugin.engine.evaluate import correct_within, evaluate
 from sdkd_plugin.engine.folder import RunFolder
+from sdkd_plugin.engine.memory import keep_freed_memory
 from sdkd_plugin.engine.randomness import torch_seeded
 from sdkd_plugin.errors import UserError
 
@@ -77,6 +78,8 @@ class Trainer:
         self.cfg, self.dataset, self.folder = cfg, dataset, folder
         self.accelerator = make_accelerator(cfg)
         self.device = self.accelerator.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
         distiller.to(self.device, memory_format=layout)
         self.bare = distiller

@@ -1,0 +1,31 @@
+"""The process's memory: how much it took, and how not to take it anew at every step."""
+
+import ctypes
+import platform
+import resource
+import sys
+
+import torch
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Makes glibc keep freed blocks for the next step; returns whether it took effect.
+
+    By default it hands large blocks back to the system at once and takes them anew page by page: resnet56 -> resnet20 at
+    batch 64 costs 30,000 page faults in every step, a tenth to a fifth of its time. The peak stays the same. Other
+    allocators (jemalloc, macOS, musl) do not listen to this and need not.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most this process has held at once, on the device it computes on."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilo = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss differs
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo
