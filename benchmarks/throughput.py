@@ -20,9 +20,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 from torchvision import transforms
+from yacs.config import CfgNode
 
-from sdkd_plugin.config import load_config
+from sdkd_plugin.config import configs_folder, load_config
+from sdkd_plugin.data.batches import TrainBatches
 from sdkd_plugin.data.dataset import Dataset, Images
 from sdkd_plugin.distillers.dkd import dkd_terms
 from sdkd_plugin.engine.build import build_distiller
@@ -32,6 +35,7 @@ from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
 
 TEACHER, STUDENT, BATCH, WARM_STEPS = "resnet56", "resnet20", 64, 5
+CALM = ("SOLVER.LR", "0.0001")  # with an untrained teacher some losses are too large for the real one
 # (numerator, denominator of images per second, what the ratio should be)
 RATIOS = (
     ("DKD", "plain", "this loop's throughput over the plain one's, wanted: at least 1.3"),
@@ -87,11 +91,26 @@ def plain_steps(dataset: Dataset) -> Iterator[None]:
         yield
 
 
+def build_teacher(dataset: Dataset, cfg: CfgNode) -> nn.Module:
+    """A fresh teacher whose norms know the images: else its maps are thousands large, and many a loss overflows."""
+    teacher = build_model(TEACHER, 100)
+    norms = [module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # running statistics become plain means
+        norm.reset_running_stats()
+    image = next(TrainBatches(dataset, cfg, "cpu").epoch(1)).image
+    with torch.no_grad():
+        teacher.train()(image)
+    for norm in norms:
+        norm.momentum = 0.1
+    return teacher
+
+
 def package_steps(method: str, dataset: Dataset) -> Iterator[None]:
-    """The package's own loop, step by step."""
-    overrides = f"DISTILLER.TYPE {method} DISTILLER.TEACHER {TEACHER} DISTILLER.STUDENT {STUDENT} SOLVER.BATCH_SIZE {BATCH}"
-    cfg = load_config(None, overrides.split())
-    trainer = Trainer(cfg, build_distiller(cfg, dataset, build_model(TEACHER, 100)), dataset)
+    """The package's own loop, step by step, with the settings of configs/cifar100/."""
+    name = f"vanilla/{STUDENT}" if method == "NONE" else f"{method.lower()}/res56_res20"
+    cfg = load_config(configs_folder() / "cifar100" / f"{name}.yaml", ["SOLVER.BATCH_SIZE", str(BATCH), *CALM])
+    trainer = Trainer(cfg, build_distiller(cfg, dataset, build_teacher(dataset, cfg)), dataset)
     stage = trainer.bare.stages(trainer.cfg)[-1]
     trainer.enter(stage, begin=True)
     trainer.distiller.train()
@@ -137,7 +156,7 @@ def main() -> None:
         for variant in variants:
             command = [sys.executable, __file__, "--one", variant, "--steps", str(options.steps)]
             command += ["--data", options.data] if options.data else []
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             figures[variant].append(json.loads(done.stdout.splitlines()[-1]))
     print(json.dumps(describe_environment(torch.device("cpu"))))
     for variant in variants:

@@ -66,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument(
         "--split", nargs="+", default=[], metavar="KEY", help="a row for each value of a method's setting, such as SDKD.FUSION"
     )
+    table.add_argument(
+        "--upstream",
+        nargs="+",
+        default=[],
+        metavar="PATH:METHOD:TEACHER/STUDENT:SEED",
+        help="a run folder of mdistiller's own trainer, which records none of the three; NONE has the teacher -",
+    )
     table.set_defaults(command=_table)
 
     sweep = commands.add_parser("sweep", help="run methods x pairs x seeds as a sweep file says, skipping what is finished")
@@ -130,7 +137,16 @@ def _eval(options: argparse.Namespace) -> None:
 def _table(options: argparse.Namespace) -> None:
     from sdkd_plugin.bench.command import make_table
 
-    make_table(options.folders, options.format, options.output, options.versus, options.best, options.published, options.split)
+    make_table(
+        options.folders,
+        options.format,
+        options.output,
+        options.versus,
+        options.best,
+        options.published,
+        options.split,
+        options.upstream,
+    )
 
 
 def _sweep(options: argparse.Namespace) -> None:

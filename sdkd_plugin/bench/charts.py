@@ -37,7 +37,7 @@ def accuracy_against_cost(comparison: Comparison, index: int) -> Markup:
     series, spreads = [], []
     for style, row in enumerate(comparison.rows):
         cell = comparison.cells.get((row, index))
-        if cell and cell.finished:
+        if cell and cell.finished and cell.mean_of("wall_seconds") is not None:
             summary, hours = cell.summary("last"), cell.mean_of("wall_seconds") / 3600
             spread = summary.sd or 0.0
             series.append(

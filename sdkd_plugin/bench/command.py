@@ -10,7 +10,7 @@ from sdkd_plugin.bench.grid import Grid, details_grid, listed_runs, main_grid, p
 from sdkd_plugin.bench.html import html_page
 from sdkd_plugin.bench.published import Published, load_published, published_table
 from sdkd_plugin.bench.records import grid_csv, records, records_csv
-from sdkd_plugin.bench.runs import read_runs
+from sdkd_plugin.bench.runs import Rejected, Run, read_runs
 from sdkd_plugin.bench.table import Comparison, compare_runs
 from sdkd_plugin.bench.versus import run_versus
 from sdkd_plugin.errors import UserError
@@ -26,6 +26,7 @@ def make_table(
     best_epoch: bool = False,
     published: str | None = None,
     split: Sequence[str] = (),
+    upstream: Sequence[str] = (),
 ) -> None:
     """Prints the comparison of the runs under `folders`, or writes it to `output`.
 
@@ -36,10 +37,11 @@ def make_table(
         best_epoch: show the best epoch beside the last.
         published: which published table; with runs None means any that has the number, the poster first.
         split: method settings whose values get rows of their own.
+        upstream: runs of mdistiller's trainer, each as PATH:METHOD:TEACHER/STUDENT:SEED.
     Raises:
         UserError: neither folders nor a published table, or anything wrong with them.
     """
-    if not folders:
+    if not folders and not upstream:
         if published is None:
             raise UserError("nothing to tabulate: give folders that hold runs, or --published poster for the paper's own table")
         for name, given in (("--versus", versus), ("--best", best_epoch), ("--split", split)):
@@ -48,12 +50,25 @@ def make_table(
         text = _published_text(published_grid(published_table(published)), style, _screen(output))
     else:
         numbers = load_published() if published is None else published_table(published)
-        comparison = compare_runs(*read_runs(folders), split)
+        comparison = compare_runs(*_read(folders, upstream), split)
         text = comparison_text(comparison, numbers, style, versus, best_epoch, split, _screen(output))
     if output is None:
         sys.stdout.write(text)
     else:
         write_output(Path(output), text)
+
+
+def _read(folders: Sequence[str], upstream: Sequence[str]) -> tuple[list[Run], list[Rejected]]:
+    runs, rejected = read_runs(folders)
+    if upstream:
+        from sdkd_plugin.upstream.results import read_upstream  # brings torch, which a table of our own runs does not need
+
+        theirs = [read_upstream(named) for named in upstream]
+        runs += [run for run in theirs if isinstance(run, Run)]
+        named = {run.path.resolve() for run in theirs}
+        rejected = [bad for bad in rejected if bad.path.resolve() not in named]
+        rejected += [bad for bad in theirs if isinstance(bad, Rejected)]
+    return runs, rejected
 
 
 def comparison_text(

@@ -20,10 +20,11 @@ from sdkd_plugin.bench.versus import Versus
 MARKS = {
     "†": "one seed: tells nothing of the spread",
     "‡": "has unfinished runs, which do not count; they are listed below",
-    "§": "its seeds are not those of the student row, so its gain compares different seeds",
+    "§": "its gain compares different seeds than the student row's, or its trainer sets none",
     "¶": "the published run had another schedule or teacher; the differences are listed below",
     "◊": "the published number is the best epoch on the test images, ours the last epoch",
 }
+UNRECORDED = "settings not shown here are not recorded by it"
 SAME_TEACHER = 0.05  # percent; the published teachers' files score what was published, up to rounding
 # Protocol keys named above a table; where columns differ in any other key, that is named as well.
 HEADLINE = (
@@ -167,9 +168,11 @@ def details_grid(comparison: Comparison, published: Sequence[Published]) -> Grid
     notes = _mark_notes(rows)
     notes += [f"¶ {label}: {', '.join(keys)}" for label, keys in differing.items() if keys]
     notes += [f"published: {source}" for source in dict.fromkeys(sources)]
-    devices = sorted({_device(run.result["environment"]) for run in comparison.counted if run.result})
-    notes.append(f"hours and peak MiB: means over seeds, measured on {' and on '.join(devices)}")
-    notes.append("peak MiB on a CPU is the whole process's, with whatever runs it had made before")
+    timed = [run for run in comparison.counted if run.result and run.result["environment"]]
+    devices = sorted({_device(run.result["environment"]) for run in timed})
+    if devices:
+        notes.append(f"hours and peak MiB: means over seeds, measured on {' and on '.join(devices)}")
+        notes.append("peak MiB on a CPU is the whole process's, with whatever runs it had made before")
     if len(devices) > 1:
         notes.append("hours and peak MiB of different devices or thread counts stand side by side here: do not compare them")
     used = [column for column in range(len(head)) if any(row[column] is not EMPTY for row in rows)]
@@ -195,7 +198,7 @@ def _other_teacher(top1: float | None, number: Published, published: Sequence[Pu
 
 
 def _detail_cells(cell: TableCell, printed: Cell, number: Published | None, differs: bool) -> list[Cell]:
-    mean, hours = cell.summary("last").mean, cell.mean_of("wall_seconds") / 3600
+    mean, seconds, memory = cell.summary("last").mean, cell.mean_of("wall_seconds"), cell.mean_of("peak_memory_mib")
     parameters = {run.result["deployed_parameters"] for run in cell.finished}
     beside, difference = EMPTY, EMPTY
     if number is not None:
@@ -209,8 +212,8 @@ def _detail_cells(cell: TableCell, printed: Cell, number: Published | None, diff
         EMPTY if cell.gain is None else _signed(cell.gain, "§" if cell.other_seeds else ""),
         beside,
         difference,
-        Cell(f"{hours:.3g}", hours),
-        Cell(f"{cell.mean_of('peak_memory_mib'):.0f}", cell.mean_of("peak_memory_mib")),
+        EMPTY if seconds is None else Cell(f"{seconds / 3600:.3g}", seconds / 3600),
+        EMPTY if memory is None else Cell(f"{memory:.0f}", memory),
         Cell(" or ".join(f"{count:,}" for count in sorted(parameters)), max(parameters)),
     ]
 
@@ -218,7 +221,8 @@ def _detail_cells(cell: TableCell, printed: Cell, number: Published | None, diff
 def versus_grid(tests: Versus) -> Grid:
     """One method against every other, paired by seed."""
     rows = [[Cell(test.cell.column.label), Cell(test.cell.row), *_paired_cells(test.paired, test.holm_p)] for test in tests.tests]
-    notes = [f"{cell.column.label}: {tests.ours} and {cell.row} have no finished seed in common" for cell in tests.unpaired]
+    reasons = {True: "have no finished seed in common", False: "cannot be paired: their trainer sets no seed"}
+    notes = [f"{cell.column.label}: {tests.ours} and {cell.row} {reasons[cell.column.seeded]}" for cell in tests.unpaired]
     notes.append(
         "interval: Student's t over paired differences; p: exact two-sided sign flips; "
         f"Holm: over all tests here, {len(rows)} in number"
@@ -261,6 +265,9 @@ def _protocol_notes(comparison: Comparison) -> list[str]:
     notes = [f"all runs: {', '.join(shown)}"]
     for letter, own in comparison.differing.items():
         notes.append(f"[{letter}] {', '.join(f'{key} {value}' for key, value in own.items())}")
+    foreign = [column.label for column in comparison.columns if not column.seeded]
+    if foreign:
+        notes.append(f"{', '.join(foreign)}: trained by mdistiller, which sets no seed and logs two decimals; {UNRECORDED}")
     return notes
 
 

@@ -36,7 +36,7 @@ def _described(run: Run, split: Sequence[str]) -> dict:
     pair = f"{run.teacher or '-'}/{run.student}"
     state = f"top-1 {run.result['last']['top1']:.2f}" if run.result else f"unfinished, {run.progress}"
     facts = {}
-    if run.result:
+    if run.result and run.result["environment"]:
         environment = run.result["environment"]
         facts = {
             "best": f"{run.result['best']['top1']:.2f} at epoch {run.result['best'].get('epoch')}",

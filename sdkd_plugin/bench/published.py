@@ -90,10 +90,14 @@ def is_cifar100(protocol: dict[str, Any]) -> bool:
     """Whether a run trained on the whole CIFAR-100 at 32x32 and was scored on its test images."""
     whole = {"DATASET.TYPE": "cifar100", "DATASET.SUBSET": 1.0, "DATASET.VAL_FRACTION": 0.0}
     torchvisions = all(protocol.get(key) == value for key, value in whole.items())
-    return protocol["data"] == CIFAR100 or (torchvisions and protocol.get("DATASET.IMAGE_SIZE") in (0, 32))
+    return protocol.get("data") == CIFAR100 or (torchvisions and protocol.get("DATASET.IMAGE_SIZE") in (0, 32))
 
 
 def departures(protocol: dict[str, Any], student: str) -> list[str]:
     """How a run's schedule differs from the published one, as `KEY value (published: value)`."""
     expected = {**SCHEDULE, "SOLVER.LR": SLOW_LR if student in SLOW_STUDENTS else SCHEDULE["SOLVER.LR"]}
-    return [f"{key} {protocol.get(key)} (published: {value})" for key, value in expected.items() if protocol.get(key) != value]
+    return [
+        f"{key} {protocol.get(key, 'not recorded')} (published: {value})"
+        for key, value in expected.items()
+        if protocol.get(key) != value
+    ]

@@ -13,7 +13,9 @@ from typing import Any
 from sdkd_plugin.errors import UserError
 
 MARKERS = ("identity.json", "result.json", "metrics.csv")  # a folder with any of these claims to be a run
+WORKLOG = "worklog.txt"  # the log of mdistiller's trainer, which names neither method nor seed
 VANILLA = "NONE"
+HOME = "sdkd_plugin"  # the host that trained a run, unless its identity names another
 
 # Identity keys that this package's own loop never reads (mdistiller's does), so that they change no number.
 UNREAD = ("SOLVER.TRAINER", "SOLVER.DOT.DELTA")
@@ -28,7 +30,7 @@ class Run:
 
     Args:
         identity: what decides the result, flat: config keys, and data and teacher by their hashes.
-        result: result.json, or None while the run is unfinished.
+        result: result.json, or None while the run is unfinished; another host's has None for what that does not record.
         epochs_done: complete epochs of all stages.
         curve: (epoch, top-1 in percent on the evaluated images) for each scored one; stages are counted through.
     """
@@ -57,6 +59,11 @@ class Run:
         return self.identity["teacher"]
 
     @property
+    def host(self) -> str:
+        """Whose trainer made the run."""
+        return self.identity.get("host", HOME)
+
+    @property
     def seed(self) -> int:
         return self.identity["SOLVER.SEED"]
 
@@ -80,6 +87,7 @@ class Run:
         own = ("DISTILLER.", f"{self.method}.")
         left_out = ("SOLVER.SEED", "teacher", *UNREAD)
         kept = {key: value for key, value in self.identity.items() if not key.startswith(own) and key not in left_out}
+        kept["host"] = self.host
         if "SOLVER.SCHEDULE_EPOCHS" in kept:  # 0 stands for EPOCHS, which is the same schedule
             kept["SOLVER.SCHEDULE_EPOCHS"] = kept["SOLVER.SCHEDULE_EPOCHS"] or self.epochs
         return kept
@@ -114,7 +122,8 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[Rejected]]
             raise UserError(f"{folder} {fault}; give folders that hold runs, such as the LOG.PREFIX of tools/train.py")
         here = _find(folder)
         if not here:
-            raise UserError(f"{folder} holds no run: no folder under it has any of {', '.join(MARKERS)}; give a LOG.PREFIX")
+            names = ", ".join((*MARKERS, WORKLOG))
+            raise UserError(f"{folder} holds no run: no folder under it has any of {names}; give a LOG.PREFIX")
         found.update((path.resolve(), path) for path in here)
     runs, rejected = [], []
     for path in sorted(found.values()):
@@ -128,13 +137,18 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[Rejected]]
 def _find(folder: Path) -> list[Path]:
     found = []
     for parent, children, files in os.walk(folder):
-        if not set(MARKERS).isdisjoint(files):
+        if not {*MARKERS, WORKLOG}.isdisjoint(files):
             found.append(Path(parent))
             children.clear()  # what lies in a run is its own
     return found
 
 
 def _read(path: Path) -> Run:
+    if (path / WORKLOG).exists():
+        raise _Torn(
+            "made by mdistiller's trainer, which records neither method nor pair nor seed; name them with "
+            f"--upstream {path}:METHOD:TEACHER/STUDENT:SEED"
+        )
     identity, result = _read_json(path / "identity.json"), _read_json(path / "result.json")
     if result is not None:
         _check_result(result)

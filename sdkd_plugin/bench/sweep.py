@@ -60,6 +60,8 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
         UserError: unreadable, an unknown key, method, pair or config key, or a key of the wrong kind.
     """
     tree = _read(path)
+    if len(overrides) % 2:
+        raise UserError(f"overrides come as KEY VALUE pairs, got {len(overrides)} words: {' '.join(overrides)}")
     tree["overrides"] = {**tree.get("overrides", {}), **dict(zip(overrides[::2], overrides[1::2], strict=True))}
     configs = configs_folder() / "cifar100"
     methods = sorted(folder.name for folder in configs.iterdir())

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from sdkd_plugin.bench.published import STUDENT, load_published, method_order
-from sdkd_plugin.bench.runs import VANILLA, Rejected, Run
+from sdkd_plugin.bench.runs import HOME, VANILLA, Rejected, Run
 from sdkd_plugin.bench.statistics import Summary, summarize
 from sdkd_plugin.errors import UserError, unknown
 
@@ -35,6 +35,11 @@ class Column:
         return f"{self.teacher or '-'}/{self.student}"
 
     @property
+    def seeded(self) -> bool:
+        """Whether equal seeds mean equal initial weights and order, so that runs may be paired; other hosts set none."""
+        return self.protocol["host"] == HOME
+
+    @property
     def label(self) -> str:
         return f"{self.pair} [{self.letter}]" if self.letter else self.pair
 
@@ -49,7 +54,7 @@ class TableCell:
     unfinished: list[Run] = field(default_factory=list)
     rank: int | None = None  # among the column's finished cells by last-epoch mean, 1 is best, equals share
     gain: float | None = None  # last-epoch mean minus the vanilla student's in the same column
-    other_seeds: bool = False  # the vanilla student's seeds are not the same, so the gain is no paired difference
+    other_seeds: bool = False  # the vanilla student's seeds are not the same or mean nothing: the gain is no paired difference
 
     def scores(self, statistic: str) -> dict[int, float]:
         """Seed to top-1 in percent. statistic: last | best."""
@@ -59,9 +64,10 @@ class TableCell:
         """Mean and spread over seeds of a cell with finished runs. statistic: last | best."""
         return summarize(list(self.scores(statistic).values()))
 
-    def mean_of(self, key: str) -> float:
-        """Mean of a number of result.json over the finished runs."""
-        return fmean(run.result[key] for run in self.finished)
+    def mean_of(self, key: str) -> float | None:
+        """Mean of a number of result.json over the finished runs; None if a run's host does not record it."""
+        values = [run.result[key] for run in self.finished]
+        return None if None in values else fmean(values)
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,12 @@ class Comparison:
     teachers: list[Run]
 
     def teacher_top1(self, index: int) -> float | None:
-        """A trained teacher's accuracy as measured at the start of the column's runs; of one trained along there is none."""
+        """A trained teacher's accuracy as measured at the start of the column's runs; None where nobody measured one.
+
+        Of a teacher that is trained along with the student there is none.
+        """
         runs = [run for (_, at), cell in self.cells.items() if at == index for run in cell.finished]
-        scores = [run.result["teacher_score"]["top1"] for run in runs if run.teacher_hash is not None]
+        scores = [run.result["teacher_score"]["top1"] for run in runs if run.teacher_hash and run.result["teacher_score"]]
         return fmean(scores) if scores else None
 
     @property
@@ -191,15 +200,15 @@ def _column_order(column: Column, key: str) -> tuple[int, str, str, str]:
 
 def _with_letters(columns: Sequence[Column]) -> tuple[list[Column], dict[str, Any], dict[str, dict[str, Any]]]:
     keys = list(dict.fromkeys(key for column in columns for key in column.protocol))
-    differ = [key for key in keys if len({_text(column.protocol.get(key)) for column in columns}) > 1]
-    shared = {key: columns[0].protocol[key] for key in keys if key not in differ}
+    differ = [key for key in keys if _differs(key, columns)]
+    shared = {key: value for column in columns for key, value in column.protocol.items() if key not in differ}
     hashes: dict[str | None, set] = defaultdict(set)
     for column in columns:
         hashes[column.teacher].add(column.teacher_hash)
     letters: dict[str, str] = {}
     lettered, differing = [], {}
     for column in columns:
-        own = {key: column.protocol.get(key) for key in differ}
+        own = {key: column.protocol.get(key) for key in differ if key in column.protocol or column.seeded}
         if len(hashes[column.teacher]) > 1:
             own["teacher checkpoint"] = column.teacher_hash
         letter = letters.setdefault(_text(own), _letter(len(letters))) if own else ""
@@ -207,6 +216,15 @@ def _with_letters(columns: Sequence[Column]) -> tuple[list[Column], dict[str, An
             differing[letter] = own
         lettered.append(Column(column.teacher, column.student, column.teacher_hash, column.protocol, letter))
     return lettered, shared, differing
+
+
+def _differs(key: str, columns: Sequence[Column]) -> bool:
+    """Whether two columns disagree; that another host does not record a key is no disagreement with ours."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for column in columns:
+        values[column.protocol["host"]].add(_text(column.protocol.get(key)))
+    recorded = {_text(column.protocol[key]) for column in columns if key in column.protocol}
+    return len(recorded) > 1 or any(len(of_host) > 1 for of_host in values.values())
 
 
 def _letter(number: int) -> str:
@@ -234,7 +252,8 @@ def _rank(cells: dict[tuple[str, int], TableCell]) -> None:
         cell.rank = 1 + sum(other > mean for other in rivals)
         if row != STUDENT and (STUDENT, index) in means:
             cell.gain = mean - means[STUDENT, index]
-            cell.other_seeds = cell.scores("last").keys() != cells[STUDENT, index].scores("last").keys()
+            same = cell.scores("last").keys() == cells[STUDENT, index].scores("last").keys()
+            cell.other_seeds = not (same and cell.column.seeded)
 
 
 def _row_order() -> Any:

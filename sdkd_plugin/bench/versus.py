@@ -18,7 +18,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Versus:
-    """All tests of the row `ours`, and the cells it shares no finished seed with."""
+    """All tests of the row `ours`, and the cells it cannot be paired with: no finished seed in common, or none that means it."""
 
     ours: str
     tests: list[PairedTest]
@@ -41,7 +41,7 @@ def run_versus(comparison: Comparison, name: str) -> Versus:
             mine, other = comparison.cells.get((ours, index)), comparison.cells.get((row, index))
             if row == ours or mine is None or other is None:
                 continue
-            paired = compare_paired(mine.scores("last"), other.scores("last"))
+            paired = compare_paired(mine.scores("last"), other.scores("last")) if mine.column.seeded else None
             if paired is None:
                 unpaired.append(other)
             else:

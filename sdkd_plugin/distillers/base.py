@@ -37,15 +37,18 @@ class Distiller(nn.Module):
         needs_num_data: the constructor takes a fourth argument, the number of training images.
         needs_negatives: `forward_train` receives `contrastive_index` [N, 1 + K] with K = `self.num_negatives`.
         needs_constant_batch: a last short batch is left out.
+        optional_stages: its defaults need one stage; only some settings ask for more.
         needs_model_extras: reads what only this package's models offer (`head_in`, `classifier_module`, `forward_head`).
     and by overriding `stages`, `begin_stage`, `get_parameter_groups`, `before_step` and `deployed`.
-    Epoch-valued config keys are declared at registration (`epoch_keys`), so that short schedules scale them.
+    Epoch-valued config keys are declared at registration (`epoch_keys`), so that short schedules scale them; so are keys that
+    name a file (`file_keys`), whose content then counts as part of the run's identity, not its path.
     """
 
     teacher_from = "checkpoint"
     needs_num_data = False
     needs_negatives = False
     needs_constant_batch = False
+    optional_stages = False
     needs_model_extras = False
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None):

@@ -1,4 +1,4 @@
-"""What AB and FSP share: first the student's feature maps are trained on their own, then the network on the labels."""
+"""What AB, FSP and two-stage FitNet share: first the student's feature maps are trained alone, then the network on the labels."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -30,22 +30,22 @@ class FeatureInit(Distiller, ABC):
     In "init" the student is in eval mode, except for the modules that are trained: those that compute its `feats`.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, name: str, node: CfgNode):
-        """`name` is the method's and `node` its config node, with at least the keys of CONFIG."""
+    def __init__(self, student: nn.Module, teacher: nn.Module, name: str, node: CfgNode, layer: int = -1):
+        """`name` is the method's, `node` its config node with at least the keys of CONFIG, `layer` the last of `feats` used."""
         super().__init__(student, teacher)
         check_stage(name, node)
         if not node.TEMPERATURE > 0:
             raise UserError(f"{name}.TEMPERATURE is {node.TEMPERATURE}; allowed: above 0")
         self.name, self.tau = name, node.TEMPERATURE
         self.ce_weight, self.kd_weight = node.LOSS.CE_WEIGHT, node.LOSS.KD_WEIGHT
-        self.trained_first = feature_modules(student, name)
+        self.trained_first = feature_modules(student, name, layer) if node.INIT_EPOCHS else []
 
     @abstractmethod
     def init_loss(self, feats_student: dict, feats_teacher: dict) -> Tensor:
         """The first stage's whole loss, a scalar in float32 or wider, from what the networks call feats."""
 
     def stages(self, cfg: CfgNode) -> list[Stage]:
-        return [init_stage(cfg, self.name), Stage("train", cfg.SOLVER.EPOCHS)]
+        return [*init_stage(cfg, self.name), Stage("train", cfg.SOLVER.EPOCHS)]
 
     def in_init(self) -> bool:
         return self.stage is not None and self.stage.name == INIT
@@ -78,9 +78,13 @@ class FeatureInit(Distiller, ABC):
         }
 
 
-def init_stage(cfg: CfgNode, name: str) -> Stage:
-    """The first stage as the node called `name` sets it: INIT_EPOCHS at the constant INIT_LR, or at SOLVER.LR if that is 0."""
-    return Stage(INIT, whole_epochs(cfg[name].INIT_EPOCHS), lr=cfg[name].INIT_LR or cfg.SOLVER.LR, scores=False)
+def init_stage(cfg: CfgNode, name: str) -> list[Stage]:
+    """The first stage as the node called `name` sets it: INIT_EPOCHS at the constant INIT_LR, or at SOLVER.LR if that is 0.
+
+    Empty where INIT_EPOCHS is 0.
+    """
+    epochs = whole_epochs(cfg[name].INIT_EPOCHS)
+    return [Stage(INIT, epochs, lr=cfg[name].INIT_LR or cfg.SOLVER.LR, scores=False)] if epochs else []
 
 
 def check_stage(name: str, node: CfgNode) -> None:
@@ -90,8 +94,8 @@ def check_stage(name: str, node: CfgNode) -> None:
             raise UserError(f"{name}.{key} is {node[key]}; allowed: 0 or more")
 
 
-def feature_modules(student: nn.Module, name: str) -> list[nn.Module]:
-    """Those of `student.get_feat_modules()` that compute the last of its `feats`; what comes behind it stays as it is.
+def feature_modules(student: nn.Module, name: str, layer: int = -1) -> list[nn.Module]:
+    """Those of `student.get_feat_modules()` that compute `feats[layer]`; what comes behind it stays as it is.
 
     Raises:
         UserError: the student has no `get_feat_modules`; `name` is the method that asks.
@@ -103,7 +107,7 @@ def feature_modules(student: nn.Module, name: str) -> list[nn.Module]:
         )
     parameters = list(student.parameters())
     with eval_mode(student), torch.enable_grad():
-        last = student(torch.zeros(1, 3, 32, 32, device=parameters[0].device, dtype=parameters[0].dtype))[1]["feats"][-1]
+        last = student(torch.zeros(1, 3, 32, 32, device=parameters[0].device, dtype=parameters[0].dtype))[1]["feats"][layer]
         gradients = torch.autograd.grad(last.sum(), parameters, allow_unused=True)
     reached = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     own = [(module, {id(p) for p in module.parameters()}) for module in student.get_feat_modules()]

@@ -98,7 +98,7 @@ class FT(Distiller):
         self.translator = nn.Sequential(*layers(nn.Conv2d, (shape_s[1], shape_s[1], factor, factor), norm=True))
 
     def stages(self, cfg: CfgNode) -> list[Stage]:
-        return [init_stage(cfg, "FT"), Stage("train", cfg.SOLVER.EPOCHS)]
+        return [*init_stage(cfg, "FT"), Stage("train", cfg.SOLVER.EPOCHS)]
 
     def get_parameter_groups(self, stage: Stage) -> list[dict[str, Any]]:
         trained = [self.paraphraser] if stage.name == INIT else [self.student, self.translator]

@@ -345,7 +345,7 @@ def trained_student(student: nn.Module, path: str) -> nn.Module:
     return trained
 
 
-@METHODS.register("SDKD", config=CONFIG, epoch_keys=("WARMUP",))
+@METHODS.register("SDKD", config=CONFIG, epoch_keys=("WARMUP",), file_keys=("SYNC_CKPT",))
 class SDKD(Distiller):
     """Student: CE(z_S,y) + w_t KL(z_T||z_S) + w_p KL(sg z_P||z_S) + w_f sum_k d(s_k, sg f_k);
     FFBs: w_pc CE(z_P,y) + w_m KL(sg z_S||z_P) + w_pt KL(z_T||z_P); every KL times tau^2.

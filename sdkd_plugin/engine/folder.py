@@ -21,7 +21,7 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, flatten
 from sdkd_plugin.data.dataset import Dataset
-from sdkd_plugin.engine.checkpoint import write_text
+from sdkd_plugin.engine.checkpoint import sha256, write_text
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
@@ -39,9 +39,19 @@ NOT_IDENTITY = (
 
 
 def run_identity(cfg: CN, data: str, teacher: str | None) -> dict[str, Any]:
-    """What decides a run's result, flat: every config key that matters, and data and teacher by the hash of their content."""
+    """What decides a run's result, flat: every config key that matters, and data, teacher and files by the hash of their content.
+
+    Raises:
+        UserError: a file that a method's config key names cannot be read.
+    """
     flat = {key: value for key, value in flatten(active_config(cfg)) if not key.startswith(NOT_IDENTITY)}
-    if METHODS[cfg.DISTILLER.TYPE].build.teacher_from == "none":
+    method = METHODS[cfg.DISTILLER.TYPE]
+    for key in (f"{method.name}.{name}" for name in method.info.get("file_keys", ())):
+        try:
+            flat[key] = sha256(flat[key]) if flat[key] else ""
+        except OSError as error:
+            raise UserError(f"{key} is {flat[key]!r}, which cannot be read: {error.strerror}") from error
+    if method.build.teacher_from == "none":
         del flat["DISTILLER.TEACHER"]  # a method without a teacher is the same run whatever the yaml names
     return {**flat, "data": data, "teacher": teacher}
 

@@ -172,7 +172,7 @@ class Trainer:
         """One optimiser step. Returns the student's logits [N, K] and the weighted losses.
 
         Raises:
-            UserError: a loss is not finite; nothing of this epoch is saved.
+            UserError: a loss is not finite, or the batch has one image and a norm needs more; nothing of this epoch is saved.
         """
         stage = self.bare.stage
         inputs = {"image": batch.image, "target": batch.target, "epoch": epoch, "index": batch.index}
@@ -181,8 +181,16 @@ class Trainer:
             inputs["contrastive_index"] = batch.contrastive_index
         validation = {} if held_out is None else {"validation": (held_out.image, held_out.target)}
         self.bare.before_step(self.optimizer, **inputs, **validation)
-        with self.accelerator.autocast():
-            logits, losses = self.distiller(**inputs)
+        try:
+            with self.accelerator.autocast():
+                logits, losses = self.distiller(**inputs)
+        except ValueError as error:
+            if len(batch.target) > 1 or isinstance(error, UserError):
+                raise
+            raise UserError(  # batch norm has no variance where a map is one value
+                f"epoch {epoch}, step {step} is a batch of one image, which {type(self.bare).__name__} cannot train on "
+                f"({error}); change SOLVER.BATCH_SIZE or DATASET.SUBSET, so that the last batch holds more"
+            ) from error
         loss = sum(losses.values())
         if not torch.isfinite(loss):
             terms = {**losses, **self.bare.terms}

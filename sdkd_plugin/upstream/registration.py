@@ -1,8 +1,10 @@
 """Puts this package's methods into mdistiller's registries, as true subclasses of its own Distiller."""
 
+import copy
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 from yacs.config import CfgNode as CN
@@ -11,6 +13,7 @@ from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS, Entry
 
+STAGES = "it trains in stages, and mdistiller has one"
 MARK = "_sdkd_plugin"  # attribute of the classes built here, to know them again
 
 
@@ -63,8 +66,8 @@ def obstacle(entry: Entry) -> str | None:
         return "mdistiller builds its vanilla runs itself"
     if method.teacher_from == "scratch":
         return "it trains its teacher, and mdistiller asserts that a teacher comes from a checkpoint"
-    if method.stages is not Distiller.stages:
-        return "it trains in stages, and mdistiller has one"
+    if method.stages is not Distiller.stages and not method.optional_stages:
+        return STAGES
     if method.before_step is not Distiller.before_step:
         return "it acts before each step, and mdistiller does not call it there"
     if method.deployed is not Distiller.deployed:
@@ -80,23 +83,37 @@ def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]
     """A class that is this package's method and mdistiller's Distiller at once.
 
     Python asks our classes first; a link between the two spares upstream's constructor, whose two attributes our own sets.
+    Settings that ask for more than one stage raise UserError.
     """
 
     def construct(self: nn.Module) -> None:
         nn.Module.__init__(self)
 
+    def construct_one_stage(self: Distiller, student: nn.Module, teacher: nn.Module, cfg: CN, *num_data: int) -> None:
+        entry.build.__init__(self, student, teacher, cfg, *num_data)
+        if sum(stage.epochs > 0 for stage in self.stages(cfg)) > 1:
+            raise UserError(f"method {entry.name!r} with these settings cannot run in mdistiller: {STAGES}")
+
     link = type("UpstreamDistiller", (upstream_distiller,), {"__init__": construct})
-    return type(entry.build.__name__, (entry.build, link), {MARK: True, "__doc__": entry.build.__doc__})
+    body = {MARK: True, "__doc__": entry.build.__doc__, "__init__": construct_one_stage}
+    return type(entry.build.__name__, (entry.build, link), body)
 
 
 def _add_node(cfg: CN, entry: Entry) -> None:
-    if entry.name in cfg or "config" not in entry.info:
-        return
+    """Adds the method's config node, or to a node that is there the keys it lacks."""
     frozen = cfg.is_frozen()
     cfg.defrost()
-    cfg[entry.name] = CN(entry.info["config"])
+    _add_missing(cfg, {entry.name: entry.info.get("config", {})})
     if frozen:
         cfg.freeze()
+
+
+def _add_missing(node: CN, defaults: dict[str, Any]) -> None:
+    for key, value in defaults.items():
+        if key not in node:
+            node[key] = CN(value) if isinstance(value, dict) else copy.copy(value)
+        elif isinstance(value, dict):
+            _add_missing(node[key], value)
 
 
 def _import(name: str) -> ModuleType:

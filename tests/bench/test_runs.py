@@ -127,7 +127,7 @@ def test_folders_without_runs_are_refused(tmp_path):
     with pytest.raises(UserError, match="file is a file, not a folder"):
         read_runs([tmp_path / "file"])
     (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "worklog.txt").write_text("x")
+    (tmp_path / "foreign" / "log.txt").write_text("x")
     with pytest.raises(UserError, match="foreign holds no run"):
         read_runs([tmp_path / "foreign"])
 

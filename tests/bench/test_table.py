@@ -66,7 +66,7 @@ def test_vanilla_under_another_schedule_is_no_baseline():
     assert labels(comparison) == ["resnet56/resnet20 [a]", "-/resnet20 [b]"]
     assert comparison.cells["KD", 0].gain is None
     assert comparison.differing == {"a": {"SOLVER.EPOCHS": 240}, "b": {"SOLVER.EPOCHS": 10}}
-    assert comparison.shared == {"DATASET.VAL_FRACTION": 0.0, "data": "d"}
+    assert comparison.shared == {"DATASET.VAL_FRACTION": 0.0, "data": "d", "host": "sdkd_plugin"}
 
 
 @pytest.mark.parametrize(

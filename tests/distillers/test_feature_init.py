@@ -48,8 +48,9 @@ def test_the_first_stage_is_scaled_like_the_schedule_and_keeps_its_learning_rate
     rate = {"AB": 0.3, "FSP": 0.3, "FT": 0.01}[name]
     distiller = build(name)
     assert distiller.stages(scaled_config(config(name, *short))) == [Stage("init", 3, rate, scores=False), Stage("train", 24)]
-    set_rate = distiller.stages(config(name, f"{name}.INIT_LR", "0.2", f"{name}.INIT_EPOCHS", "0"))
-    assert set_rate == [Stage("init", 0, 0.2, scores=False), Stage("train", 240)]
+    set_rate = distiller.stages(config(name, f"{name}.INIT_LR", "0.2", f"{name}.INIT_EPOCHS", "7"))
+    assert set_rate == [Stage("init", 7, 0.2, scores=False), Stage("train", 240)]
+    assert distiller.stages(config(name, f"{name}.INIT_EPOCHS", "0")) == [Stage("train", 240)]
     assert distiller.stages(config(name, f"{name}.INIT_LR", "0.0", "SOLVER.LR", "0.4"))[0].lr == 0.4
 
 

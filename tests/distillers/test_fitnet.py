@@ -7,6 +7,7 @@ from oracles import formula
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.distillers.fitnet import FitNet, fitnet_loss, regressor
+from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 
@@ -93,3 +94,42 @@ def test_a_hint_layer_that_a_network_lacks_is_refused(layer, pair, last):
 def test_defaults_are_mdistillers():
     node = load_config(None, ["FITNET.INPUT_SIZE", "(32, 32)"]).FITNET
     assert (node.HINT_LAYER, node.INPUT_SIZE, node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT) == (2, [32, 32], 1.0, 100.0)
+
+
+def test_the_papers_two_stages_train_the_hint_first_and_then_the_rest():
+    distiller = build("FITNET.INIT_EPOCHS", "2", "FITNET.LOSS.KD_WEIGHT", "1.0")
+    cfg = load_config(None, ["FITNET.INIT_EPOCHS", "2", "SOLVER.EPOCHS", "3"])
+    init, train = distiller.stages(cfg)
+    assert (init.epochs, init.scores, train.epochs) == (2, False, 3)
+    names = {id(p): name for name, p in distiller.named_parameters()}
+    first = {names[id(p)].rsplit(".", 1)[0] for group in distiller.get_parameter_groups(init) for p in group["params"]}
+    assert {"student.conv1", "student.layer2.0.conv2", "regressor.0"} <= first
+    assert not any(name.startswith(("student.layer3", "student.fc", "teacher")) for name in first)
+    second = {id(p) for group in distiller.get_parameter_groups(train) for p in group["params"]}
+    assert second == {id(p) for p in distiller.student.parameters()}
+    image, target = formula((4, 3, 16, 16), "image").float(), torch.arange(4)
+    distiller.stage = init
+    assert distiller.train()(image=image, target=target)[1].keys() == {"loss_kd"}
+    assert not distiller.student.layer3.training and distiller.student.layer2.training
+    distiller.stage = train
+    logits, losses = distiller.train()(image=image, target=target)
+    with torch.no_grad():
+        logits_teacher, _ = distiller.teacher(image)
+    assert losses["loss_kd"].item() == pytest.approx(kd_loss(logits, logits_teacher, 4.0).item(), rel=1e-5)
+
+
+def test_kd_beside_the_hint_is_added():
+    plain, more = build().double().train(), build("FITNET.LOSS.KD_WEIGHT", "0.5").double().train()
+    more.load_state_dict(plain.state_dict())
+    image, target = formula((4, 3, 16, 16), "image"), torch.arange(4)
+    logits, alone = plain(image=image, target=target)
+    _, both = more(image=image, target=target)
+    with torch.no_grad():
+        kd = kd_loss(logits, plain.teacher(image)[0], 4.0)
+    assert both["loss_kd"].item() == pytest.approx(alone["loss_kd"].item() + 0.5 * kd.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("words", [("FITNET.INIT_EPOCHS", "-1"), ("FITNET.TEMPERATURE", "0.0"), ("FITNET.INIT_LR", "-0.1")])
+def test_bad_settings_are_refused(words):
+    with pytest.raises(UserError, match=f"{words[0]} is {words[1]}; allowed"):
+        build(*words)

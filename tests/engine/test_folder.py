@@ -53,6 +53,17 @@ def show(overrides: dict) -> str:
     return " ".join(f"{key}={value}" for key, value in overrides.items())
 
 
+def test_a_file_counts_by_its_content_not_its_place(tmp_path):
+    def identity(path):
+        return folder_of(tmp_path, {"DISTILLER.TYPE": "SDKD", "SDKD.SYNC": "checkpoint", "SDKD.SYNC_CKPT": str(path)}).identity
+
+    for name, content in (("a", "weights"), ("b", "weights"), ("c", "others")):
+        (tmp_path / name).write_text(content)
+    assert identity(tmp_path / "a") == identity(tmp_path / "b") != identity(tmp_path / "c")
+    with pytest.raises(UserError, match="SDKD.SYNC_CKPT is '.*none', which cannot be read: No such file"):
+        identity(tmp_path / "none")
+
+
 def test_different_configs_never_meet_in_one_folder(tmp_path):
     paths = [folder_of(tmp_path, overrides).path for overrides in [{}, *DECIDING]]
     paths += [folder_of(tmp_path, data="other").path, folder_of(tmp_path, teacher="other").path]

@@ -177,6 +177,13 @@ def test_a_term_that_is_not_finite_is_named(teachers, tmp_path):
         trainer.step(next(trainer.train_batches.epoch(1)), 1, 1)
 
 
+def test_a_last_batch_of_one_image_that_a_norm_cannot_take_is_told(teachers, tmp_path):
+    overrides = {"DISTILLER.TYPE": "SRRL", "SRRL.CONNECTOR": "pooled", "SOLVER.BATCH_SIZE": 71}  # 143 images: 71, 71, 1
+    cfg = tiny_config(tmp_path, {**overrides, "DISTILLER.TEACHER_CKPT": teachers["resnet14"]})
+    with pytest.raises(UserError, match="epoch 1, step 3 is a batch of one image, which SRRL cannot train on .*BATCH_SIZE"):
+        train(cfg)
+
+
 def test_the_best_epoch_is_the_first_of_the_highest():
     class Owner:
         history = [{"epoch": 1}, *({"epoch": 2 + i, "test_top1": top1} for i, top1 in enumerate((3.0, 7.0, 7.0, 1.0)))]

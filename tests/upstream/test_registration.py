@@ -89,3 +89,35 @@ def test_a_method_that_upstreams_trainer_cannot_carry_says_why(checkout, call, n
         print(error)
     """
     assert reason in call(checkout, "-c", program(body)).stdout
+
+
+def test_every_method_that_works_there_steps_with_upstreams_models_and_config(checkout, call):
+    """Also those mdistiller has itself, whose config nodes lack keys of ours."""
+    body = """
+    import torch
+    from mdistiller.distillers import distiller_dict
+    from mdistiller.engine.cfg import CFG
+    from mdistiller.models import cifar_model_dict
+    from sdkd_plugin.registry import METHODS
+    from sdkd_plugin.upstream.registration import obstacle
+
+    names = [entry.name for entry in METHODS if obstacle(entry) is None]
+    register(names, replace=True)
+    CFG.CRD.FEAT.STUDENT_DIM, CFG.CRD.FEAT.TEACHER_DIM, CFG.CRD.NCE.K = 64, 64, 4
+    torch.manual_seed(0)
+    image, target, index = torch.randn(64, 3, 32, 32), torch.arange(64), torch.arange(64)
+    for name in names:
+        student, teacher = (cifar_model_dict[model][0](num_classes=100) for model in ("resnet8", "resnet14"))
+        more = {"CRD": [64]}.get(name, [])
+        distiller = torch.nn.DataParallel(distiller_dict[name](student, teacher, CFG, *more)).train()
+        optimizer = torch.optim.SGD(distiller.module.get_learnable_parameters(), lr=0.01)
+        extras = {"index": index, "contrastive_index": torch.randint(64, (64, 5))} if name == "CRD" else {"epoch": 1}
+        logits, losses = distiller(image=image, target=target, **extras)
+        sum(loss.mean() for loss in losses.values()).backward()
+        optimizer.step()
+        assert logits.shape == (64, 100) and all(torch.isfinite(loss).all() for loss in losses.values()), name
+        assert distiller.eval()(image=image).shape == (64, 100)
+        print("stepped", name)
+    """
+    out = call(checkout, "-c", program(body)).stdout
+    assert out.count("stepped") >= 17

@@ -1,5 +1,9 @@
 """mdistiller's own tools/train.py, on a CPU, with methods of this package."""
 
+import csv
+import io
+import json
+
 import pytest
 
 from sdkd_plugin.__main__ import main
@@ -33,6 +37,22 @@ def test_a_linked_checkout_trains_sdkd_and_its_student_scores_the_same_here(read
         patch.setattr("torchvision.datasets.CIFAR100._check_integrity", lambda self: True)
         assert main(["eval", "-m", "resnet20", "-c", str(folder / "student_best"), *data]) == 0
     assert f"top-1 {logged(folder, 'test_acc'):.2f}" in capsys.readouterr().out
+    assert main(["table", "--format", "csv", "--upstream", f"{folder}:SDKD:resnet56/resnet20:0"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["status"], row["method"], row["teacher"], row["n"]) == ("cell", "SDKD", "resnet56", "1")
+    assert float(row["last_mean"]) == logged(folder, "test_acc") and row["published"]
+
+
+@pytest.mark.slow
+def test_a_student_trained_here_scores_the_same_there(ready, call, capsys, monkeypatch):
+    monkeypatch.chdir(ready)
+    monkeypatch.setattr("torchvision.datasets.CIFAR100._check_integrity", lambda self: True)
+    words = "SOLVER.EPOCHS 1 DATASET.ROOT data DATASET.DOWNLOAD False EXPERIMENT.NAME here".split()
+    assert main(["train", "--cfg", "configs/cifar100/sdkd/res56_res20.yaml", *words]) == 0
+    (student,) = (ready / "output").rglob("here/seed0/student_latest")
+    here = float(json.loads((student.parent / "result.json").read_text())["last"]["top1"])
+    done = call(ready, "tools/eval.py", "-m", "resnet20", "-c", str(student), "-d", "cifar100")
+    assert f"Top-1:{here:.3f}" in done.stdout + done.stderr
 
 
 @pytest.mark.slow
