@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_a_linked_checkout_trains_sdkd_and_its_student_scores_the_same_here(read
     capsys.readouterr()
     data = ["DATASET.ROOT", str(ready / "data"), "DATASET.DOWNLOAD", "False"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torchvision.datasets.CIFAR100._check_integrity", lambda self: True)
+        patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
         assert main(["eval", "-m", "resnet20", "-c", str(folder / "student_best"), *data]) == 0
     assert f"top-1 {logged(folder, 'test_acc'):.2f}" in capsys.readouterr().out
     assert main(["table", "--format", "csv", "--upstream", f"{folder}:SDKD:resnet56/resnet20:0"]) == 0
@@ -46,7 +47,7 @@ def test_a_linked_checkout_trains_sdkd_and_its_student_scores_the_same_here(read
 @pytest.mark.slow
 def test_a_student_trained_here_scores_the_same_there(ready, call, capsys, monkeypatch):
     monkeypatch.chdir(ready)
-    monkeypatch.setattr("torchvision.datasets.CIFAR100._check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
     words = "SOLVER.EPOCHS 1 DATASET.ROOT data DATASET.DOWNLOAD False EXPERIMENT.NAME here".split()
     assert main(["train", "--cfg", "configs/cifar100/sdkd/res56_res20.yaml", *words]) == 0
     (student,) = (ready / "output").rglob("here/seed0/student_latest")
@@ -82,7 +83,7 @@ SDKD: {SYNC: epoch}
 def test_sdkd_runs_under_upstreams_trainers(ready, call, trainer):
     main(["link", str(ready)])
     call(ready, "tools/train.py", *SDKD, "SOLVER.TRAINER", trainer)
-    assert 0 < logged(run_folder(ready), "train_loss") < 100
+    assert math.isfinite(logged(run_folder(ready), "train_loss"))
 
 
 @pytest.mark.slow
