@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--executor", default="local", choices=("local", "ray"), help="where the runs go (default: local)")
     sweep.add_argument("--address", help="of a running Ray cluster; default: one on this machine")
     sweep.add_argument("--plan", action="store_true", help="show runs, hours and disk, and stop")
+    sweep.add_argument("--commands", action="store_true", help="print a shell line per unfinished run, for a scheduler, and stop")
     sweep.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides for every run, right after the file")
     sweep.set_defaults(command=_sweep)
 
@@ -152,7 +153,15 @@ def _table(options: argparse.Namespace) -> None:
 def _sweep(options: argparse.Namespace) -> None:
     from sdkd_plugin.bench.sweep_command import run_sweep
 
-    run_sweep(Path(options.file), options.jobs, options.executor, options.address, options.plan, tuple(options.opts))
+    run_sweep(
+        Path(options.file),
+        options.jobs,
+        options.executor,
+        options.address,
+        options.plan,
+        tuple(options.opts),
+        options.commands,
+    )
 
 
 def _link(options: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ DEFAULTS: dict[str, Any] = {
         "TENSORBOARD_FREQ": 500,  # has no effect in mdistiller, nor here
         "SAVE_CHECKPOINT_FREQ": 40,  # epochs between kept checkpoints
         "PREFIX": "./output",
-        "WANDB": True,  # used here only if wandb is installed
+        "WANDB": True,  # read by mdistiller only; here there are metrics.csv and TensorBoard
     },
 }
 

@@ -15,7 +15,13 @@ from tqdm import tqdm
 from sdkd_plugin.bench.sweep import Job
 from sdkd_plugin.errors import UserError
 
+COMMAND = [sys.executable, "-m", "sdkd_plugin", "train"]
 Outcomes = Iterator[tuple[Job, str | None]]  # each job as it ends, and its error in one line, or None
+
+
+def command(job: Job) -> list[str]:
+    """What runs one job in a process of its own; repeating it resumes."""
+    return [*COMMAND, "--cfg", str(job.cfg), "--resume", *job.overrides]
 
 
 def run_local(jobs: list[Job], workers: int, logs: Path) -> Outcomes:
@@ -56,9 +62,8 @@ def _run_process(job: Job, slot: int, workers: int, logs: Path, running: set[sub
     if torch.cuda.device_count():
         environment["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
     log = logs / f"{job.label.replace('/', '_').replace(' ', '_')}.log"
-    command = [sys.executable, "-m", "sdkd_plugin", "train", "--cfg", str(job.cfg), "--resume", *job.overrides]
     with open(log, "a") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(command(job), stdout=file, stderr=subprocess.STDOUT, env=environment)
         running.add(process)
         code = process.wait()
         running.discard(process)

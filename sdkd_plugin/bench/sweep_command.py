@@ -1,12 +1,14 @@
 """What `python tools/sweep.py` does: show the plan, run what is not finished, say what failed."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from sdkd_plugin.bench.execute import run_all, run_local, run_on_ray
+from sdkd_plugin.bench.execute import command, run_all, run_local, run_on_ray
 from sdkd_plugin.bench.sweep import Job, Sweep, read_sweep, unfinished
 from sdkd_plugin.engine.plan import Plan, make_plan
 from sdkd_plugin.errors import UserError
@@ -19,6 +21,7 @@ def run_sweep(
     address: str | None = None,
     plan_only: bool = False,
     overrides: tuple[str, ...] = (),
+    commands_only: bool = False,
 ) -> None:
     """Runs every unfinished run of a sweep file.
 
@@ -29,6 +32,7 @@ def run_sweep(
         address: of a Ray cluster; None starts one here.
         plan_only: show the plan and stop.
         overrides: KEY VALUE pairs for every run, after the file's own.
+        commands_only: print the unfinished runs' command lines, for another scheduler, and stop.
     Raises:
         UserError: a bad sweep file, or runs that failed (the others are finished first).
     """
@@ -37,6 +41,9 @@ def run_sweep(
     sweep = read_sweep(path, overrides)
     phases = [list(unfinished(sweep.teachers)), list(unfinished(sweep.students))]
     todo = [job for phase in phases for job in phase]
+    if commands_only:
+        print_commands(phases)
+        return
     show_plan(sweep, todo, jobs)
     if plan_only or not todo:
         return
@@ -51,6 +58,15 @@ def run_sweep(
             f"{len(failures)} of {len(todo)} runs failed, the others are finished; start again to retry them: {listed}"
         )
     print(f"all runs of {sweep.name} are finished; their table: python tools/table.py {todo[0].config().LOG.PREFIX}")
+
+
+def print_commands(phases: list[list[Job]]) -> None:
+    """One shell line for each run that can start now: the missing teachers', or where there is none missing the students'."""
+    teachers, students = phases
+    for job in teachers or students:
+        print(shlex.join(command(job)))
+    if teachers:
+        print(f"these are the teachers; ask again once they are trained, for the {len(students)} students", file=sys.stderr)
 
 
 def show_plan(sweep: Sweep, todo: list[Job], jobs: int) -> None:

@@ -73,6 +73,33 @@ def test_the_command_lines_overrides_come_last(write):
     assert {job.config().SOLVER.EPOCHS for job in [*sweep.teachers, *sweep.students]} == {2}
 
 
+def test_overrides_come_in_pairs(write):
+    with pytest.raises(UserError, match="KEY VALUE pairs, got 1 words: SOLVER.EPOCHS"):
+        read_sweep(write(), ("SOLVER.EPOCHS",))
+
+
+def test_commands_are_the_missing_teachers_and_then_the_students(write, capsys):
+    path = write(seeds=[0])
+    assert main(["sweep", str(path), "--commands"]) == 0
+    out, err = capsys.readouterr()
+    (line,) = out.splitlines()
+    assert "vanilla/resnet56.yaml --resume" in line and "for the 2 students" in err
+    Path("teacher.pth").write_bytes(b"content")
+    assert main(["sweep", str(write(seeds=[0], teachers={"resnet56": "teacher.pth"})), "--commands"]) == 0
+    out, err = capsys.readouterr()
+    assert [("/kd/" in line, "TEACHER_CKPT teacher.pth" in line) for line in out.splitlines()] == [(False, False), (True, True)]
+    assert err == ""
+
+
+@pytest.mark.slow
+def test_a_printed_command_is_the_run(write, capsys):
+    path = write(methods=["vanilla"], seeds=[0])
+    main(["sweep", str(path), "--commands"])
+    subprocess.run(capsys.readouterr().out, shell=True, check=True, capture_output=True)
+    main(["sweep", str(path), "--commands"])
+    assert capsys.readouterr().out == "" and list(unfinished(read_sweep(path).students)) == []
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -100,7 +127,7 @@ def test_an_unreadable_file_is_refused(tmp_path, content, message):
         read_sweep(path)
 
 
-@pytest.mark.parametrize("name", ["poster", "laptop", "controls"])
+@pytest.mark.parametrize("name", ["poster", "laptop", "controls", "smoke"])
 def test_the_sweeps_that_ship_expand(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     tree = yaml.safe_load((configs_folder() / "sweeps" / f"{name}.yaml").read_text())
