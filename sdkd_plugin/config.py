@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
         "TEACHER_CKPT": "",  # not in mdistiller; empty: mdistiller's place under download_ckpts/
     },
     "SOLVER": {
-        "TRAINER": "base",  # base | crd; read by mdistiller only: here methods declare what they need
+        "TRAINER": "base",  # base | crd | stages; read by mdistiller only: here methods declare what they need
         "BATCH_SIZE": 64,
         "EPOCHS": 240,
         "LR": 0.05,
@@ -67,7 +67,7 @@ DEFAULTS: dict[str, Any] = {
 
 CHOICES = {
     "DATASET.AUGMENT": ("crop_flip", "crop", "none"),
-    "SOLVER.TRAINER": ("base", "crd"),
+    "SOLVER.TRAINER": ("base", "crd", "stages"),
     "SOLVER.TYPE": ("SGD",),
     "SOLVER.DEVICE": ("auto", "cpu", "cuda"),
     "SOLVER.PRECISION": ("fp32", "bf16", "fp16"),

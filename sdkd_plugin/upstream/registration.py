@@ -12,8 +12,8 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS, Entry
+from sdkd_plugin.upstream.stages import TRAINER, staged_trainer
 
-STAGES = "it trains in stages, and mdistiller has one"
 MARK = "_sdkd_plugin"  # attribute of the classes built here, to know them again
 
 
@@ -52,22 +52,21 @@ def register(methods: Iterable[str] | None = None, replace: bool = False) -> lis
             known[entry.name] = bridge(entry, _import("mdistiller.distillers._base").Distiller)
         _add_node(cfg, entry)
         chosen.append(entry.name)
+    _add_trainer()
     return chosen
 
 
 def obstacle(entry: Entry) -> str | None:
     """Why mdistiller's trainer cannot carry a method, in a line; None if it can.
 
-    Read from what the method declares: upstream's loop has one stage, asserts a teacher's checkpoint, hands negatives to
-    the type CRD alone, and saves the bare student.
+    Read from what the method declares: upstream's loop asserts a teacher's checkpoint, hands negatives to the type CRD
+    alone, and saves the bare student. Its one stage becomes several with the trainer of stages.py.
     """
     method = entry.build
     if method.teacher_from == "none":
         return "mdistiller builds its vanilla runs itself"
     if method.teacher_from == "scratch":
         return "it trains its teacher, and mdistiller asserts that a teacher comes from a checkpoint"
-    if method.stages is not Distiller.stages and not method.optional_stages:
-        return STAGES
     if method.before_step is not Distiller.before_step:
         return "it acts before each step, and mdistiller does not call it there"
     if method.deployed is not Distiller.deployed:
@@ -79,23 +78,31 @@ def obstacle(entry: Entry) -> str | None:
     return None
 
 
+def needs_trainer(entry: Entry) -> bool:
+    """Whether a method trains in stages, for which SOLVER.TRAINER must be the entry of stages.py."""
+    return entry.build.stages is not Distiller.stages and not entry.build.optional_stages
+
+
 def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]:
     """A class that is this package's method and mdistiller's Distiller at once.
 
     Python asks our classes first; a link between the two spares upstream's constructor, whose two attributes our own sets.
-    Settings that ask for more than one stage raise UserError.
+    Settings that ask for several stages without the trainer that has them raise UserError.
     """
 
     def construct(self: nn.Module) -> None:
         nn.Module.__init__(self)
 
-    def construct_one_stage(self: Distiller, student: nn.Module, teacher: nn.Module, cfg: CN, *num_data: int) -> None:
+    def construct_checked(self: Distiller, student: nn.Module, teacher: nn.Module, cfg: CN, *num_data: int) -> None:
         entry.build.__init__(self, student, teacher, cfg, *num_data)
-        if sum(stage.epochs > 0 for stage in self.stages(cfg)) > 1:
-            raise UserError(f"method {entry.name!r} with these settings cannot run in mdistiller: {STAGES}")
+        if len(self.stages(cfg)) > 1 and cfg.SOLVER.TRAINER != TRAINER:
+            raise UserError(
+                f"SOLVER.TRAINER is {cfg.SOLVER.TRAINER!r}, which has one stage, but {entry.name} with these settings has "
+                f"several; allowed: {TRAINER}"
+            )
 
     link = type("UpstreamDistiller", (upstream_distiller,), {"__init__": construct})
-    body = {MARK: True, "__doc__": entry.build.__doc__, "__init__": construct_one_stage}
+    body = {MARK: True, "__doc__": entry.build.__doc__, "__init__": construct_checked}
     return type(entry.build.__name__, (entry.build, link), body)
 
 
@@ -106,6 +113,13 @@ def _add_node(cfg: CN, entry: Entry) -> None:
     _add_missing(cfg, {entry.name: entry.info.get("config", {})})
     if frozen:
         cfg.freeze()
+
+
+def _add_trainer() -> None:
+    engine = _import("mdistiller.engine")
+    if TRAINER not in engine.trainer_dict:
+        meter = _import("mdistiller.engine.utils").AverageMeter
+        engine.trainer_dict[TRAINER] = staged_trainer(engine.trainer_dict["base"], meter)
 
 
 def _add_missing(node: CN, defaults: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ from cases import CASES
 from sdkd_plugin.config import flatten, load_config
 from sdkd_plugin.distillers.probe import pooled_dim
 from sdkd_plugin.models import build_model
-from sdkd_plugin.registry import METHODS, MODELS
+from sdkd_plugin.registry import METHODS, MODELS, Entry
+from sdkd_plugin.upstream.registration import needs_trainer, obstacle
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "cifar100"
 FILES = sorted(FOLDER.glob("*/*.yaml"))
@@ -38,6 +39,13 @@ SLOW_LEARNERS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # lr 0.01 in the publ
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 
 
+def trainer(method: Entry) -> str:
+    """The entry of mdistiller's trainer_dict that can carry the method, base if none can."""
+    if method.build.needs_negatives:
+        return "crd"
+    return "stages" if needs_trainer(method) and obstacle(method) is None else "base"
+
+
 def written(file: Path) -> dict[str, object]:
     return dict(flatten(yaml.safe_load(file.read_text())))
 
@@ -50,7 +58,7 @@ def test_the_protocol_is_spelled_out(file):
     expected = {
         **PROTOCOL,
         "SOLVER.LR": 0.01 if student in SLOW_LEARNERS else 0.05,
-        "SOLVER.TRAINER": "crd" if METHODS[method].build.needs_negatives else "base",
+        "SOLVER.TRAINER": trainer(METHODS[method]),
     }
     for key, value in expected.items():
         assert key in said, f"{key} is left to the defaults, which differ between hosts"

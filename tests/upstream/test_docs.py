@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sdkd_plugin.registry import METHODS
-from sdkd_plugin.upstream.registration import obstacle
+from sdkd_plugin.upstream.registration import needs_trainer, obstacle
 
 LINES = (Path(__file__).resolve().parents[2] / "docs" / "mdistiller.md").read_text().splitlines()
 
@@ -15,4 +15,5 @@ def test_the_table_says_what_registration_does(entry):
     (line,) = [line for line in LINES if line.startswith(f"| {entry.name} |")]
     reason = obstacle(entry)
     assert ("| cannot |" in line) == (reason is not None)
+    assert ("| works with our trainer entry" in line) == (reason is None and needs_trainer(entry))
     assert line.endswith(f"| {reason or ''} |")

@@ -79,7 +79,7 @@ def test_a_broken_mdistiller_is_named_with_what_it_lacks(checkout, call):
 
 
 @pytest.mark.parametrize(
-    "name, reason", [("NONE", "builds its vanilla runs itself"), ("DML", "trains its teacher"), ("AB", "in stages")]
+    "name, reason", [("NONE", "builds its vanilla runs itself"), ("DML", "trains its teacher"), ("SRRL", "reads `head_in`")]
 )
 def test_a_method_that_upstreams_trainer_cannot_carry_says_why(checkout, call, name, reason):
     body = f"""
@@ -103,6 +103,7 @@ def test_every_method_that_works_there_steps_with_upstreams_models_and_config(ch
 
     names = [entry.name for entry in METHODS if obstacle(entry) is None]
     register(names, replace=True)
+    CFG.SOLVER.TRAINER = "stages"
     CFG.CRD.FEAT.STUDENT_DIM, CFG.CRD.FEAT.TEACHER_DIM, CFG.CRD.NCE.K = 64, 64, 4
     torch.manual_seed(0)
     image, target, index = torch.randn(64, 3, 32, 32), torch.arange(64), torch.arange(64)
@@ -120,4 +121,25 @@ def test_every_method_that_works_there_steps_with_upstreams_models_and_config(ch
         print("stepped", name)
     """
     out = call(checkout, "-c", program(body)).stdout
-    assert out.count("stepped") == 16  # as many as docs/mdistiller.md says work
+    assert out.count("stepped") == 19  # as many as docs/mdistiller.md says work
+
+
+def test_a_method_with_stages_under_a_trainer_that_has_one_is_refused(checkout, call):
+    body = """
+    from mdistiller.distillers import distiller_dict
+    from mdistiller.engine import trainer_dict
+    from mdistiller.engine.cfg import CFG
+    from mdistiller.models import cifar_model_dict
+
+    assert "AB" in register() and "stages" in trainer_dict
+    student, teacher = (cifar_model_dict[model][0](num_classes=100) for model in ("resnet8", "resnet14"))
+    for trainer in ("base", "stages"):
+        CFG.SOLVER.TRAINER = trainer
+        try:
+            distiller_dict["AB"](student, teacher, CFG)
+        except UserError as error:
+            print(error)
+    """
+    assert call(checkout, "-c", program(body)).stdout.strip() == (
+        "SOLVER.TRAINER is 'base', which has one stage, but AB with these settings has several; allowed: stages"
+    )

@@ -96,6 +96,27 @@ def test_upstreams_own_methods_still_run_in_a_linked_checkout(ready, call, cfg):
     assert logged(run_folder(ready), "train_loss") > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["AB", "FT", "FSP"])
+def test_a_method_with_stages_trains_them_in_turn_and_resumes_in_the_last(ready, call, method):
+    main(["link", str(ready)])
+    cfg = f"configs/cifar100/{method.lower()}/res56_res20.yaml"
+    init = [f"{method}.INIT_EPOCHS", "2"]
+    done = call(ready, "tools/train.py", "--cfg", cfg, *SHORT, *init)
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("stage ")] == [
+        "stage init, epoch 1 of 2",
+        "stage init, epoch 2 of 2",
+    ]
+    first = run_folder(ready)
+    assert math.isfinite(logged(first, "train_loss"))
+    longer = [word if word != "1" else "2" for word in SHORT]
+    second = first.with_name(first.name.replace("SOLVER.EPOCHS:1", "SOLVER.EPOCHS:2"))
+    first.rename(second)
+    done = call(ready, "tools/train.py", "--cfg", cfg, "--resume", *longer, *init)
+    text = (second / "worklog.txt").read_text()
+    assert "stage init" not in done.stdout and text.count("epoch: 1\n") == 1 and text.count("epoch: 2\n") == 1
+
+
 def test_a_script_outside_a_checkout_is_refused(tmp_path, capsys):
     assert main(["run", str(tmp_path / "tools" / "train.py")]) == 2
     assert "does not exist" in capsys.readouterr().err
