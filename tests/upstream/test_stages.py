@@ -1,4 +1,4 @@
-"""The staged trainer on a stand-in for mdistiller's, so that it is tested where that is absent; test_training.py has the real one."""
+"""The staged trainer on a stand-in for mdistiller's base trainer; test_training.py runs it in the real one."""
 
 from types import SimpleNamespace
 
