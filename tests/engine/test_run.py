@@ -16,7 +16,8 @@ from sdkd_plugin.__main__ import main
 from sdkd_plugin.config import active_config, load_config
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.engine import checkpoint
-from sdkd_plugin.engine.environment import describe_environment, peak_memory
+from sdkd_plugin.engine.environment import describe_environment
+from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.run import train
 
 KD = {"DISTILLER.TYPE": "KD"}
