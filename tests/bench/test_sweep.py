@@ -127,7 +127,7 @@ def test_an_unreadable_file_is_refused(tmp_path, content, message):
         read_sweep(path)
 
 
-@pytest.mark.parametrize("name", ["poster", "laptop", "controls", "smoke"])
+@pytest.mark.parametrize("name", ["poster", "laptop", "controls", "search", "smoke"])
 def test_the_sweeps_that_ship_expand(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     tree = yaml.safe_load((configs_folder() / "sweeps" / f"{name}.yaml").read_text())
