@@ -29,7 +29,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sdkd_plugin", description="Knowledge distillation on CIFAR-100, reproducibly.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_runs(commands)
+    _add_comparisons(commands)
+    _add_bridge(commands)
+    return parser
 
+
+def _add_runs(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser("train", help="train a student (or a teacher) as a yaml file says", epilog=EPILOG)
     train.add_argument("--cfg", required=True, help="yaml file, such as configs/cifar100/sdkd/res56_res20.yaml")
     train.add_argument(
@@ -52,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides, such as DATASET.ROOT cifar100.npz")
     score.set_defaults(command=_eval)
 
+
+def _add_comparisons(commands: argparse._SubParsersAction) -> None:
     table = commands.add_parser("table", help="compare runs: mean, spread, gain, published numbers, cost, paired tests")
     table.add_argument("folders", nargs="*", metavar="RUNS", help="folders that hold runs, searched recursively")
     table.add_argument(
@@ -89,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", default="output/demo", help="where the runs and the table go (default: output/demo)")
     demo.set_defaults(command=_demo)
 
+
+def _add_bridge(commands: argparse._SubParsersAction) -> None:
     for name, text in (
         ("link", "make a checkout of mdistiller register this package by itself"),
         ("unlink", "undo link, to the byte"),
@@ -102,7 +112,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("script", metavar="PATH/tools/train.py", help="a script of a checkout of mdistiller")
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="what the script gets, such as --cfg FILE")
     run.set_defaults(command=_run)
-    return parser
 
 
 # The commands import late, so that --help and a mistyped option answer at once.

@@ -2,7 +2,7 @@
 
 import ast
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
     cfg = default_config()
     if path is not None:
         _merge(cfg, _read_yaml(path), "", str(path))
-    for key, value in _pairs(list(overrides)):
+    for key, value in override_pairs(list(overrides)):
         tree: dict = {}
         *parents, leaf = key.split(".")
         node = tree
@@ -207,7 +207,8 @@ def _read_yaml(path: str | Path) -> dict:
     return tree
 
 
-def _pairs(overrides: list[str]) -> Iterator[tuple[str, str]]:
+def override_pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """KEY VALUE pairs of a command line. Raises UserError for an option among them or a last word without its partner."""
     misplaced = [word for word in overrides[::2] if word.startswith("-")]
     if misplaced:
         raise UserError(f"option {misplaced[0]} stands among the KEY VALUE overrides; options come before them")

@@ -37,8 +37,8 @@ def accuracy_against_cost(comparison: Comparison, index: int) -> Markup:
     series, spreads = [], []
     for style, row in enumerate(comparison.rows):
         cell = comparison.cells.get((row, index))
-        if cell and cell.finished and cell.mean_of("wall_seconds") is not None:
-            summary, hours = cell.summary("last"), cell.mean_of("wall_seconds") / 3600
+        if cell and cell.finished and cell.hours is not None:
+            summary, hours = cell.summary("last"), cell.hours
             spread = summary.sd or 0.0
             series.append(
                 Series(f"{row}: {summary.mean:.2f} % (n = {summary.n}), {hours:.3g} hours", style, ((hours, summary.mean),))

@@ -15,13 +15,12 @@ from tqdm import tqdm
 from sdkd_plugin.bench.sweep import Job
 from sdkd_plugin.errors import UserError
 
-COMMAND = [sys.executable, "-m", "sdkd_plugin", "train"]
 Outcomes = Iterator[tuple[Job, str | None]]  # each job as it ends, and its error in one line, or None
 
 
 def command(job: Job) -> list[str]:
     """What runs one job in a process of its own; repeating it resumes."""
-    return [*COMMAND, "--cfg", str(job.cfg), "--resume", *job.overrides]
+    return [sys.executable, "-m", "sdkd_plugin", "train", "--cfg", str(job.cfg), "--resume", *job.overrides]
 
 
 def run_local(jobs: list[Job], workers: int, logs: Path) -> Outcomes:

@@ -24,7 +24,6 @@ MARKS = {
     "¶": "the published run had another schedule or teacher; the differences are listed below",
     "◊": "the published number is the best epoch on the test images, ours the last epoch",
 }
-UNRECORDED = "settings not shown here are not recorded by it"
 SAME_TEACHER = 0.05  # percent; the published teachers' files score what was published, up to rounding
 # Protocol keys named above a table; where columns differ in any other key, that is named as well.
 HEADLINE = (
@@ -198,7 +197,7 @@ def _other_teacher(top1: float | None, number: Published, published: Sequence[Pu
 
 
 def _detail_cells(cell: TableCell, printed: Cell, number: Published | None, differs: bool) -> list[Cell]:
-    mean, seconds, memory = cell.summary("last").mean, cell.mean_of("wall_seconds"), cell.mean_of("peak_memory_mib")
+    mean, memory = cell.summary("last").mean, cell.mean_of("peak_memory_mib")
     parameters = {run.result["deployed_parameters"] for run in cell.finished}
     beside, difference = EMPTY, EMPTY
     if number is not None:
@@ -212,7 +211,7 @@ def _detail_cells(cell: TableCell, printed: Cell, number: Published | None, diff
         EMPTY if cell.gain is None else _signed(cell.gain, "§" if cell.other_seeds else ""),
         beside,
         difference,
-        EMPTY if seconds is None else Cell(f"{seconds / 3600:.3g}", seconds / 3600),
+        EMPTY if cell.hours is None else Cell(f"{cell.hours:.3g}", cell.hours),
         EMPTY if memory is None else Cell(f"{memory:.0f}", memory),
         Cell(" or ".join(f"{count:,}" for count in sorted(parameters)), max(parameters)),
     ]
@@ -267,7 +266,8 @@ def _protocol_notes(comparison: Comparison) -> list[str]:
         notes.append(f"[{letter}] {', '.join(f'{key} {value}' for key, value in own.items())}")
     foreign = [column.label for column in comparison.columns if not column.seeded]
     if foreign:
-        notes.append(f"{', '.join(foreign)}: trained by mdistiller, which sets no seed and logs two decimals; {UNRECORDED}")
+        text = "trained by mdistiller, which sets no seed, logs two decimals and records no setting but those shown here"
+        notes.append(f"{', '.join(foreign)}: {text}")
     return notes
 
 

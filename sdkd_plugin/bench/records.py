@@ -81,7 +81,6 @@ def _record(cell: TableCell, comparison: Comparison, published: Sequence[Publish
     if not cell.finished:
         return record
     last, best, number = cell.summary("last"), cell.summary("best"), published_number(cell, published)
-    seconds = cell.mean_of("wall_seconds")
     record.update(
         last_mean=last.mean,
         last_sd=last.sd,
@@ -91,7 +90,7 @@ def _record(cell: TableCell, comparison: Comparison, published: Sequence[Publish
         rank=cell.rank,
         gain=cell.gain,
         gain_same_seeds=None if cell.gain is None else not cell.other_seeds,
-        hours=None if seconds is None else seconds / 3600,
+        hours=cell.hours,
         peak_memory_mib=cell.mean_of("peak_memory_mib"),
         parameters=cell.mean_of("deployed_parameters"),
     )

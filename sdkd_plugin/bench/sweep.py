@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import configs_folder, load_config
+from sdkd_plugin.config import configs_folder, load_config, override_pairs
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.engine.build import MissingTeacherError, loads_teacher, teacher_path
 from sdkd_plugin.engine.checkpoint import sha256
@@ -60,9 +60,7 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
         UserError: unreadable, an unknown key, method, pair or config key, or a key of the wrong kind.
     """
     tree = _read(path)
-    if len(overrides) % 2:
-        raise UserError(f"overrides come as KEY VALUE pairs, got {len(overrides)} words: {' '.join(overrides)}")
-    tree["overrides"] = {**tree.get("overrides", {}), **dict(zip(overrides[::2], overrides[1::2], strict=True))}
+    tree["overrides"] = {**tree.get("overrides", {}), **dict(override_pairs(overrides))}
     configs = configs_folder() / "cifar100"
     methods = sorted(folder.name for folder in configs.iterdir())
     for method in [*tree["methods"], *tree.get("variants", {})]:

@@ -69,6 +69,12 @@ class TableCell:
         values = [run.result[key] for run in self.finished]
         return None if None in values else fmean(values)
 
+    @property
+    def hours(self) -> float | None:
+        """Of training and evaluation, mean over the finished runs; None if a run's host does not record it."""
+        seconds = self.mean_of("wall_seconds")
+        return None if seconds is None else seconds / 3600
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -22,7 +22,7 @@ from sdkd_plugin.registry import MODELS
 
 FORM = "PATH:METHOD:TEACHER/STUDENT:SEED, such as output/cifar100_baselines/dkd:DKD:resnet56/resnet20:0"
 EPOCH = re.compile(r"^epoch: (\d+)\n(.*?)^-{25}$", re.MULTILINE | re.DOTALL)
-FINISHED = re.compile(r"^best_acc\t[\d.]+", re.MULTILINE)
+FINISHED = re.compile(r"^best_acc\t[\d.]+\s*\Z", re.MULTILINE)  # the last line: a run continued after it is unfinished again
 CLASSES = {100: "cifar100"}  # mdistiller's data sets that its CIFAR models train on, by their number of classes
 # What weights_only refuses in `latest` after the first decay of the learning rate: a numpy number, which is plain bytes.
 _SCALAR = np.float64(0).__reduce__()[0]

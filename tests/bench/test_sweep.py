@@ -74,7 +74,7 @@ def test_the_command_lines_overrides_come_last(write):
 
 
 def test_overrides_come_in_pairs(write):
-    with pytest.raises(UserError, match="KEY VALUE pairs, got 1 words: SOLVER.EPOCHS"):
+    with pytest.raises(UserError, match="KEY VALUE pairs; 'SOLVER.EPOCHS' has no partner"):
         read_sweep(write(), ("SOLVER.EPOCHS",))
 
 

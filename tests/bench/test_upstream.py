@@ -111,6 +111,7 @@ def test_a_folder_of_mdistiller_among_ours_is_listed_with_the_way_to_name_it(wri
     ("edit", "reason"),
     [
         (lambda text: text.replace("best_acc\t", ""), "is unfinished"),
+        (lambda text: text + epoch_lines(3, 62.0), "is unfinished"),
         (lambda text: text.replace("epoch: 2", "epoch: 3"), "skips to epoch 3"),
         (lambda text: epoch_lines(1, 40.0) + epoch_lines(2, 41.0) + text, "starts over at epoch 1"),
         (lambda text: text.replace("test_acc: 61.00", "test_acc: nan"), "no percentage"),

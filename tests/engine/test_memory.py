@@ -6,8 +6,10 @@ import sys
 
 import pytest
 import torch
+from tiny import tiny_config
 
 from sdkd_plugin.engine.memory import peak_memory
+from sdkd_plugin.engine.run import train
 
 MIB = 2**20
 CHURN = """
@@ -42,3 +44,10 @@ def test_freed_memory_is_kept_for_the_next_step():
 def test_peak_memory_counts_what_was_held_at_once():
     held = torch.ones(64, MIB)  # 256 MiB
     assert peak_memory(torch.device("cpu")) >= held.nbytes
+
+
+def test_a_training_on_the_cpu_asks_for_it(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("sdkd_plugin.engine.trainer.keep_freed_memory", lambda: calls.append(True))
+    train(tiny_config(tmp_path, {"SOLVER.EPOCHS": 1, "SOLVER.DEVICE": "cpu"}))
+    assert calls == [True]
