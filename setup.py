@@ -1,4 +1,6 @@
-"""What setup.cfg cannot say: the wheel carries the top-level configs/ as sdkd_plugin/configs. All else stands in setup.cfg."""
+"""What setup.cfg cannot say: the wheel carries the top-level configs/ as sdkd_plugin/configs. All
+else stands in setup.cfg.
+"""
 
 from pathlib import Path
 
@@ -8,5 +10,8 @@ configs = [str(path.relative_to("configs")) for path in Path("configs").rglob("*
 setup(
     packages=[*find_packages(include=["sdkd_plugin*"]), "sdkd_plugin.configs"],
     package_dir={"sdkd_plugin.configs": "configs"},
-    package_data={"sdkd_plugin": ["bench/*.csv", "bench/templates/*"], "sdkd_plugin.configs": configs},
+    package_data={
+        "sdkd_plugin": ["table/*.csv", "table/formats/*.j2"],
+        "sdkd_plugin.configs": configs,
+    },
 )

@@ -1,11 +1,13 @@
 """How fast and how large a training step is, as ratios of variants timed in turn within one run.
 
-    python benchmarks/throughput.py [--rounds 3] [--steps 40] [--data cifar100.npz] [--methods AT SP ...]
+    python benchmarks/throughput.py [--rounds 3] [--steps 40] [--data cifar100.npz] [--methods AT SP
+    ...]
 
-Variants, each in its own process: `plain` is DKD written as one writes it first (contiguous memory, PIL transforms in a
-DataLoader with two workers); `DKD`, `KD`, `CRD`, `SDKD` are this package's loop. resnet56 -> resnet20, batch 64, a whole
-step's work with data; of a method with several stages, the last. With --methods each of these is timed against KD instead.
-Without --data the images are random, which costs the same.
+Variants, each in its own process: `plain` is DKD written as one writes it first (contiguous memory,
+PIL transforms in a DataLoader with two workers); `DKD`, `KD`, `CRD`, `SDKD` are this package's
+loop. resnet56 -> resnet20, batch 64, a whole step's work with data; of a method with several
+phases, the last. With --methods each of these is timed against KD instead. Without --data the
+images are random, which costs the same.
 """
 
 import argparse
@@ -29,13 +31,14 @@ from sdkd_plugin.data.batches import TrainBatches
 from sdkd_plugin.data.dataset import Dataset, Images
 from sdkd_plugin.distillers.dkd import dkd_terms
 from sdkd_plugin.engine.build import build_distiller
-from sdkd_plugin.engine.environment import describe_environment
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
+from sdkd_plugin.runs.environment import describe_environment
 
 TEACHER, STUDENT, BATCH, WARM_STEPS = "resnet56", "resnet20", 64, 5
-CALM = ("SOLVER.LR", "0.0001")  # with an untrained teacher some losses are too large for the real one
+# with an untrained teacher some losses are too large for the real one
+CALM = ("SOLVER.LR", "0.0001")
 # (numerator, denominator of images per second, what the ratio should be)
 RATIOS = (
     ("DKD", "plain", "this loop's throughput over the plain one's, wanted: at least 1.3"),
@@ -48,7 +51,10 @@ def load_images(path: str | None) -> Dataset:
     """The training images of an npz file, or random ones of the same shape."""
     if path:
         with np.load(path) as arrays:
-            images, targets = torch.from_numpy(arrays["x_train"]), torch.from_numpy(arrays["y_train"]).long()
+            images, targets = (
+                torch.from_numpy(arrays["x_train"]),
+                torch.from_numpy(arrays["y_train"]).long(),
+            )
     else:
         images = torch.randint(0, 256, (50000, 32, 32, 3), dtype=torch.uint8)
         targets = torch.arange(50000) % 100
@@ -61,7 +67,11 @@ class PilImages(torch.utils.data.Dataset):
 
     def __init__(self, split: Images, mean: list[float], std: list[float]):
         self.images, self.targets = split.images.numpy(), split.targets.tolist()
-        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+        steps = [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+        ]
         self.transform = transforms.Compose([*steps, transforms.Normalize(mean, std)])
 
     def __len__(self) -> int:
@@ -92,7 +102,9 @@ def plain_steps(dataset: Dataset) -> Iterator[None]:
 
 
 def build_teacher(dataset: Dataset, cfg: CfgNode) -> nn.Module:
-    """A fresh teacher whose norms know the images: else its maps are thousands large, and many a loss overflows."""
+    """A fresh teacher whose norms know the images: else its maps are thousands large, and many a
+    loss overflows.
+    """
     teacher = build_model(TEACHER, 100)
     norms = [module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -109,10 +121,12 @@ def build_teacher(dataset: Dataset, cfg: CfgNode) -> nn.Module:
 def package_steps(method: str, dataset: Dataset) -> Iterator[None]:
     """The package's own loop, step by step, with the settings of configs/cifar100/."""
     name = f"vanilla/{STUDENT}" if method == "NONE" else f"{method.lower()}/res56_res20"
-    cfg = load_config(configs_folder() / "cifar100" / f"{name}.yaml", ["SOLVER.BATCH_SIZE", str(BATCH), *CALM])
+    cfg = load_config(
+        configs_folder() / "cifar100" / f"{name}.yaml", ["SOLVER.BATCH_SIZE", str(BATCH), *CALM]
+    )
     trainer = Trainer(cfg, build_distiller(cfg, dataset, build_teacher(dataset, cfg)), dataset)
-    stage = trainer.bare.stages(trainer.cfg)[-1]
-    trainer.enter(stage, begin=True)
+    phase = trainer.method.phases(trainer.cfg)[-1]
+    trainer.enter(phase, begin=True)
     trainer.distiller.train()
     for step, batch in enumerate(trainer.train_batches.epoch(1), start=1):
         trainer.step(batch, epoch=1, step=step)
@@ -129,7 +143,10 @@ def measure(variant: str, steps: int, path: str | None) -> dict[str, float]:
     for _ in range(steps):
         next(running)
     seconds = time.perf_counter() - began
-    return {"images_per_second": steps * BATCH / seconds, "peak_mib": peak_memory(torch.device("cpu")) / 2**20}
+    return {
+        "images_per_second": steps * BATCH / seconds,
+        "peak_mib": peak_memory(torch.device("cpu")) / 2**20,
+    }
 
 
 def spread(values: list[float]) -> str:
@@ -138,8 +155,12 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Times every variant in turn, `rounds` times, and prints figures and ratios with their spread."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Times every variant in turn, `rounds` times, and prints figures and ratios with their
+    spread.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--data", help="npz file with x_train and y_train")
@@ -160,11 +181,17 @@ def main() -> None:
             figures[variant].append(json.loads(done.stdout.splitlines()[-1]))
     print(json.dumps(describe_environment(torch.device("cpu"))))
     for variant in variants:
-        speed, memory = ([row[key] for row in figures[variant]] for key in ("images_per_second", "peak_mib"))
+        speed, memory = (
+            [row[key] for row in figures[variant]] for key in ("images_per_second", "peak_mib")
+        )
         print(f"{variant:6} images/s {spread(speed)}   peak MiB {spread(memory)}")
     for upper, lower, text in ratios:
         pairs = zip(figures[upper], figures[lower], strict=True)
-        print(f"{upper}/{lower} {spread([a['images_per_second'] / b['images_per_second'] for a, b in pairs])}   {text}")
+        print(
+            f"{upper}/{lower} "
+            f"{spread([a['images_per_second'] / b['images_per_second'] for a, b in pairs])}   "
+            f"{text}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The configuration: mdistiller's keys with mdistiller's names and defaults, ours beside them, one node per method."""
+"""The configuration: mdistiller's keys with mdistiller's names and defaults, ours beside them, one
+node per method.
+"""
 
 import ast
 import copy
@@ -12,7 +14,8 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import DATASETS, METHODS
 
-# Keys in this tree that mdistiller has keep its defaults, traps included, so that its yaml files mean the same here.
+# Keys in this tree that mdistiller has keep its defaults, traps included, so that its yaml files
+# mean the same here.
 DEFAULTS: dict[str, Any] = {
     "EXPERIMENT": {
         "PROJECT": "distill",
@@ -40,11 +43,13 @@ DEFAULTS: dict[str, Any] = {
         "TEACHER_CKPT": "",  # not in mdistiller; empty: mdistiller's place under download_ckpts/
     },
     "SOLVER": {
-        "TRAINER": "base",  # base | crd | stages; read by mdistiller only: here methods declare what they need
+        # base | crd | phases; read by mdistiller only: here methods declare what they need
+        "TRAINER": "base",
         "BATCH_SIZE": 64,
         "EPOCHS": 240,
         "LR": 0.05,
-        "LR_DECAY_STAGES": [150, 180, 210],  # multiply LR by LR_DECAY_RATE after each of these epochs
+        # multiply LR by LR_DECAY_RATE after each of these epochs
+        "LR_DECAY_STAGES": [150, 180, 210],
         "LR_DECAY_RATE": 0.1,
         "WEIGHT_DECAY": 0.0001,
         "MOMENTUM": 0.9,
@@ -67,7 +72,7 @@ DEFAULTS: dict[str, Any] = {
 
 CHOICES = {
     "DATASET.AUGMENT": ("crop_flip", "crop", "none"),
-    "SOLVER.TRAINER": ("base", "crd", "stages"),
+    "SOLVER.TRAINER": ("base", "crd", "phases"),
     "SOLVER.TYPE": ("SGD",),
     "SOLVER.DEVICE": ("auto", "cpu", "cuda"),
     "SOLVER.PRECISION": ("fp32", "bf16", "fp16"),
@@ -94,7 +99,13 @@ BOUNDS = {
 def default_config() -> CN:
     """The whole tree with its defaults, each registered method's node included."""
     tree = copy.deepcopy(DEFAULTS)
-    tree.update({entry.name: copy.deepcopy(entry.info["config"]) for entry in METHODS if "config" in entry.info})
+    tree.update(
+        {
+            entry.name: copy.deepcopy(entry.info["config"])
+            for entry in METHODS
+            if "config" in entry.info
+        }
+    )
     return CN(tree)
 
 
@@ -105,7 +116,8 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
         path: a yaml file, or None for the defaults alone.
         overrides: alternating dotted keys and values, such as `SOLVER.LR 0.01`.
     Raises:
-        UserError: no such file, no valid yaml, an unknown key, a value of the wrong type or out of range.
+        UserError: no such file, no valid yaml, an unknown key, a value of the wrong type or out of
+            range.
     """
     cfg = default_config()
     if path is not None:
@@ -124,7 +136,9 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
 
 
 def check_config(cfg: CN) -> None:
-    """Raises UserError for a value outside its choices or bounds, or an unknown method or data set."""
+    """Raises UserError for a value outside its choices or bounds, or an unknown method or data
+    set.
+    """
     METHODS[cfg.DISTILLER.TYPE]
     DATASETS[cfg.DATASET.TYPE]
     flat = dict(flatten(cfg))
@@ -133,20 +147,29 @@ def check_config(cfg: CN) -> None:
             raise unknown("value", flat[key], choices, key)
     for key, (low, high) in BOUNDS.items():
         if not (low is None or flat[key] >= low) or not (high is None or flat[key] <= high):
-            raise UserError(f"{key} is {flat[key]}; allowed: from {low} to {'any' if high is None else high}")
+            raise UserError(
+                f"{key} is {flat[key]}; allowed: from {low} to {'any' if high is None else high}"
+            )
     for key in ("DATASET.MEAN", "DATASET.STD"):
         if (
             len(flat[key]) != 3
             or not all(isinstance(v, (int, float)) for v in flat[key])
             or (key.endswith("STD") and min(flat[key]) <= 0)
         ):
-            raise UserError(f"{key} is {flat[key]}; allowed: three numbers, one per channel (STD: above 0)")
-    if not all(type(stage) in (int, float) for stage in cfg.SOLVER.LR_DECAY_STAGES):
-        raise UserError(f"SOLVER.LR_DECAY_STAGES is {cfg.SOLVER.LR_DECAY_STAGES}; allowed: epochs, such as [150, 180, 210]")
+            raise UserError(
+                f"{key} is {flat[key]}; allowed: three numbers, one per channel (STD: above 0)"
+            )
+    if not all(type(phase) in (int, float) for phase in cfg.SOLVER.LR_DECAY_STAGES):
+        raise UserError(
+            f"SOLVER.LR_DECAY_STAGES is {cfg.SOLVER.LR_DECAY_STAGES}; allowed: epochs, such as "
+            f"[150, 180, 210]"
+        )
 
 
 def scaled_config(cfg: CN) -> CN:
-    """The config the run uses: epoch-valued keys, written for SOLVER.SCHEDULE_EPOCHS, scaled to SOLVER.EPOCHS."""
+    """The config the run uses: epoch-valued keys, written for SOLVER.SCHEDULE_EPOCHS, scaled to
+    SOLVER.EPOCHS.
+    """
     ratio = cfg.SOLVER.EPOCHS / (cfg.SOLVER.SCHEDULE_EPOCHS or cfg.SOLVER.EPOCHS)
     scaled = cfg.clone()
     scaled.defrost()
@@ -156,15 +179,24 @@ def scaled_config(cfg: CN) -> CN:
             node = scaled
             for parent in parents:
                 node = node[parent]
-            node[leaf] = [v * ratio for v in node[leaf]] if isinstance(node[leaf], list) else node[leaf] * ratio
+            node[leaf] = (
+                [v * ratio for v in node[leaf]]
+                if isinstance(node[leaf], list)
+                else node[leaf] * ratio
+            )
     scaled.freeze()
     return scaled
 
 
 def epoch_keys(cfg: CN) -> list[str]:
-    """Dotted names of the keys of this config that count epochs: the solver's and those its method declares."""
+    """Dotted names of the keys of this config that count epochs: the solver's and those its method
+    declares.
+    """
     entry = METHODS[cfg.DISTILLER.TYPE]
-    return ["SOLVER.LR_DECAY_STAGES", *(f"{entry.name}.{key}" for key in entry.info.get("epoch_keys", ()))]
+    return [
+        "SOLVER.LR_DECAY_STAGES",
+        *(f"{entry.name}.{key}" for key in entry.info.get("epoch_keys", ())),
+    ]
 
 
 def flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -177,13 +209,17 @@ def flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def active_config(cfg: CN) -> dict[str, Any]:
-    """What decides the result of a run, as a plain tree: the shared nodes and the chosen method's node, no other's."""
+    """What decides the result of a run, as a plain tree: the shared nodes and the chosen method's
+    node, no other's.
+    """
     methods = {entry.name for entry in METHODS} - {cfg.DISTILLER.TYPE}
     return {key: yaml.safe_load(node.dump()) for key, node in cfg.items() if key not in methods}
 
 
 def configs_folder() -> Path:
-    """Where configs/ lies: beside the package in a checkout, inside it where it was installed from a wheel."""
+    """Where configs/ lies: beside the package in a checkout, inside it where it was installed from
+    a wheel.
+    """
     package = Path(__file__).resolve().parent
     beside = package.parent / "configs"
     return beside if (beside / "cifar100").is_dir() else package / "configs"
@@ -191,29 +227,48 @@ def configs_folder() -> Path:
 
 def _read_yaml(path: str | Path) -> dict:
     if not str(path):
-        raise UserError("--cfg is empty; give a yaml file such as configs/cifar100/sdkd/res56_res20.yaml")
-    if not Path(path).exists() and Path(path).parts[0] == "configs":  # so that the documented commands work from a wheel
+        raise UserError(
+            "--cfg is empty; give a yaml file such as configs/cifar100/sdkd/res56_res20.yaml"
+        )
+    if (
+        not Path(path).exists() and Path(path).parts[0] == "configs"
+    ):  # so that the documented commands work from a wheel
         path = configs_folder().parent / path
     try:
         tree = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise UserError(
-            f"config file {str(path)!r} cannot be read: {error.strerror}; see configs/ for those that exist"
+            f"config file {str(path)!r} cannot be read: {error.strerror}; see configs/ for those "
+            f"that exist"
         ) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, a date that is none
-        raise UserError(f"config file {str(path)!r} is no valid yaml: {' '.join(str(error).split())}") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+    ) as error:  # ValueError: bytes that are no UTF-8, a date that is none
+        raise UserError(
+            f"config file {str(path)!r} is no valid yaml: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(tree, dict):
-        raise UserError(f"config file {str(path)!r} holds {type(tree).__name__}, not a tree of keys")
+        raise UserError(
+            f"config file {str(path)!r} holds {type(tree).__name__}, not a tree of keys"
+        )
     return tree
 
 
 def override_pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """KEY VALUE pairs of a command line. Raises UserError for an option among them or a last word without its partner."""
+    """KEY VALUE pairs of a command line. Raises UserError for an option among them or a last word
+    without its partner.
+    """
     misplaced = [word for word in overrides[::2] if word.startswith("-")]
     if misplaced:
-        raise UserError(f"option {misplaced[0]} stands among the KEY VALUE overrides; options come before them")
+        raise UserError(
+            f"option {misplaced[0]} stands among the KEY VALUE overrides; options come before them"
+        )
     if len(overrides) % 2:
-        raise UserError(f"overrides come as KEY VALUE pairs; {overrides[-1]!r} has no partner in: {' '.join(overrides)}")
+        raise UserError(
+            f"overrides come as KEY VALUE pairs; {overrides[-1]!r} has no partner in: "
+            f"{' '.join(overrides)}"
+        )
     yield from zip(overrides[::2], overrides[1::2], strict=True)
 
 
@@ -221,18 +276,30 @@ def _merge(node: CN, tree: dict, prefix: str, where: str) -> None:
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if key not in node:
-            known = {f"{prefix}{other}" for other in node} | {leaf for leaf, _ in flatten(node, prefix)}
-            raise unknown("config key", name, known if prefix else known - {leaf for leaf in known if "." in leaf}, where)
+            known = {f"{prefix}{other}" for other in node} | {
+                leaf for leaf, _ in flatten(node, prefix)
+            }
+            raise unknown(
+                "config key",
+                name,
+                known if prefix else known - {leaf for leaf in known if "." in leaf},
+                where,
+            )
         if isinstance(node[key], CN):
             if not isinstance(value, dict):
-                raise UserError(f"{name} in {where} is {value!r}; it is a node, with the keys {', '.join(node[key])}")
+                raise UserError(
+                    f"{name} in {where} is {value!r}; it is a node, with the keys "
+                    f"{', '.join(node[key])}"
+                )
             _merge(node[key], value, f"{name}.", where)
         else:
             node[key] = _coerce(name, value, node[key], where)
 
 
 def _coerce(name: str, value: Any, default: Any, where: str) -> Any:
-    """The value in its default's type: int becomes float, tuple becomes list; anything else must match already."""
+    """The value in its default's type: int becomes float, tuple becomes list; anything else must
+    match already.
+    """
     if isinstance(value, str) and not isinstance(default, str):
         value = _literal(value)
     if isinstance(value, tuple):
@@ -243,14 +310,23 @@ def _coerce(name: str, value: Any, default: Any, where: str) -> Any:
         return int(value)
     if type(value) is not type(default):
         raise UserError(
-            f"{name} in {where} is {value!r} ({type(value).__name__}); allowed: {type(default).__name__}, such as {default!r}"
+            f"{name} in {where} is {value!r} ({type(value).__name__}); allowed: "
+            f"{type(default).__name__}, such as {default!r}"
         )
     return value
 
 
 def _literal(text: str) -> Any:
-    """The Python value that `text` spells, else `text`. As in yacs, yaml's too: there 5e-4 is text, for want of a dot."""
+    """The Python value that `text` spells, else `text`. As in yacs, yaml's too: there 5e-4 is text,
+    for want of a dot.
+    """
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval is documented to raise
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ):  # all that literal_eval is documented to raise
         return text

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Says what was wrong, the value, the allowed ones and where to fix it; the command line prints it and exits 2."""
+    """Says what was wrong, the value, the allowed ones and where to fix it; the command line prints
+    it and exits 2.
+    """
 
 
 def unknown(kind: str, name: object, known: Iterable[str], where: str) -> UserError:

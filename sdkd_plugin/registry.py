@@ -38,7 +38,8 @@ class Registry:
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str, **info: Any) -> Callable[[Callable], Callable]:
-        """Returns a decorator that files a class or function under `name`; `info` is kept beside it.
+        """Returns a decorator that files a class or function under `name`; `info` is kept beside
+        it.
 
         Raises:
             KeyError: the name is taken; both places are named.
@@ -47,14 +48,19 @@ class Registry:
         def add(build: Callable) -> Callable:
             entry = Entry(name, build, info)
             if name in self._entries:
-                raise KeyError(f"{self.kind} {name!r} is registered twice: {self._entries[name].place} and {entry.place}")
+                raise KeyError(
+                    f"{self.kind} {name!r} is registered twice: {self._entries[name].place} and "
+                    f"{entry.place}"
+                )
             self._entries[name] = entry
             return build
 
         return add
 
     def __getitem__(self, name: str) -> Entry:
-        """Raises UserError, naming the nearest known name, when nothing is registered under `name`."""
+        """Raises UserError, naming the nearest known name, when nothing is registered under
+        `name`.
+        """
         self.load()
         if name not in self._entries:
             raise unknown(self.kind, name, self._entries, self.where)

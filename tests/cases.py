@@ -1,4 +1,6 @@
-"""One row per method: it gives the method every shared test in tests/distillers/test_contract.py."""
+"""One row per method: it gives the method every shared test in
+tests/distillers/test_contract.py.
+"""
 
 from dataclasses import dataclass, field
 
@@ -12,8 +14,10 @@ class Case:
     Args:
         name: as registered (DISTILLER.TYPE).
         overrides: config keys that differ from the defaults.
-        refuses: the pairs "teacher/student" of test_pairs.py that it cannot train, each with a pattern of its error.
-        untrained: prefixes of parameters that the method leaves alone on purpose, such as a head it replaces.
+        refuses: the pairs "teacher/student" of test_pairs.py that it cannot train, each with a
+            pattern of its error.
+        untrained: prefixes of parameters that the method leaves alone on purpose, such as a head it
+            replaces.
     """
 
     name: str
@@ -22,7 +26,12 @@ class Case:
     untrained: tuple[str, ...] = ()
 
 
-UNEQUAL_CHANNELS = ("wrn_40_2/wrn_40_1", "ResNet50/MobileNetV2", "resnet32x4/ShuffleV1", "resnet32x4/ShuffleV2")
+UNEQUAL_CHANNELS = (
+    "wrn_40_2/wrn_40_1",
+    "ResNet50/MobileNetV2",
+    "resnet32x4/ShuffleV1",
+    "resnet32x4/ShuffleV2",
+)
 CASES = [
     Case("NONE"),
     Case("KD"),
@@ -49,12 +58,17 @@ CASES = [
     Case("RKD"),
     Case("PKT"),
     Case("NST"),
-    Case("KDSVD", refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels")),
+    Case(
+        "KDSVD",
+        refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),
+    ),
 ]
 
 
 class Fixed(nn.Module):
-    """A network whose logits are the same for every image: what a distiller does with given logits can be computed by hand."""
+    """A network whose logits are the same for every image: what a distiller does with given logits
+    can be computed by hand.
+    """
 
     def __init__(self, logits: Tensor):
         super().__init__()

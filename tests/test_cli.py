@@ -1,4 +1,6 @@
-"""The command line: whatever the user gets wrong is one line on stderr and exit code 2, and nothing is lost."""
+"""The command line: whatever the user gets wrong is one line on stderr and exit code 2, and nothing
+is lost.
+"""
 
 import os
 import subprocess
@@ -8,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import contents, read, save_teacher, tiny_yaml
+from support.tiny import contents, read, save_teacher, tiny_yaml
 
 from sdkd_plugin import __version__
 from sdkd_plugin.__main__ import main
@@ -25,7 +27,12 @@ class Malicious:
 
 def write_npz(path: Path, **changes) -> None:
     images = np.zeros((8, 8, 8, 3), np.uint8)
-    arrays = {"x_train": images, "y_train": np.arange(8) % 2, "x_test": images, "y_test": np.arange(8) % 2}
+    arrays = {
+        "x_train": images,
+        "y_train": np.arange(8) % 2,
+        "x_test": images,
+        "y_test": np.arange(8) % 2,
+    }
     np.savez(path, **{**arrays, **changes})
 
 
@@ -38,11 +45,19 @@ def place(tmp_path_factory) -> Path:
     save_teacher(folder / "hundred", num_classes=100)
     save_teacher(folder / "resnet20", "resnet20")
     (folder / "cut").write_bytes((folder / "teacher").read_bytes()[:20000])
-    torch.save({"model": {**build_model("resnet14", 10).state_dict(), "x": Malicious()}}, folder / "malicious")
+    torch.save(
+        {"model": {**build_model("resnet14", 10).state_dict(), "x": Malicious()}},
+        folder / "malicious",
+    )
     write_npz(folder / "float.npz", x_train=np.zeros((8, 8, 8, 3), np.float32))
     write_npz(folder / "labels.npz", y_test=np.full(8, 7))
     write_npz(folder / "negative.npz", y_train=np.arange(8) - 1)
-    for name, text in (("broken", "{"), ("empty", ""), ("key", "SOLVER: {LERNRATE: 1}"), ("list", "- SOLVER")):
+    for name, text in (
+        ("broken", "{"),
+        ("empty", ""),
+        ("key", "SOLVER: {LERNRATE: 1}"),
+        ("list", "- SOLVER"),
+    ):
         (folder / f"{name}.yaml").write_text(text)
     here = os.getcwd()
     os.chdir(folder)
@@ -54,11 +69,17 @@ def place(tmp_path_factory) -> Path:
 KD = "DISTILLER.TYPE KD DISTILLER.TEACHER_CKPT"
 NPZ = "DATASET.TYPE npz DATASET.SUBSET 1 SOLVER.BATCH_SIZE 4 DATASET.ROOT"
 BAD_RUNS = [
-    ("SOLVER.LERNRATE 1", "unknown config key 'SOLVER.LERNRATE' in the command line: did you mean 'SOLVER."),
+    (
+        "SOLVER.LERNRATE 1",
+        "unknown config key 'SOLVER.LERNRATE' in the command line: did you mean 'SOLVER.",
+    ),
     ("SOLVR.LR 1", "did you mean 'SOLVER'?"),
     ("DISTILLER.TYPE KDD", "unknown method 'KDD' in DISTILLER.TYPE: did you mean 'KD'?"),
     ("DISTILLER.STUDENT resnet21", "unknown model 'resnet21'"),
-    ("DISTILLER.TYPE KD DISTILLER.TEACHER resnet55", "unknown model 'resnet55' in DISTILLER.TEACHER"),
+    (
+        "DISTILLER.TYPE KD DISTILLER.TEACHER resnet55",
+        "unknown model 'resnet55' in DISTILLER.TEACHER",
+    ),
     ("DATASET.TYPE cifar", "unknown data set 'cifar' in DATASET.TYPE: did you mean 'cifar100'?"),
     ("SOLVER.LR", "'SOLVER.LR' has no partner"),
     ("SOLVER.LR 1 --resume", "option --resume stands among the KEY VALUE overrides"),
@@ -66,7 +87,10 @@ BAD_RUNS = [
     ("SOLVER.EPOCHS True", "is True (bool); allowed: int"),
     ("SOLVER.EPOCHS 0", "SOLVER.EPOCHS is 0; allowed: from 1"),
     ("SOLVER.MOMENTUM -1", "SOLVER.MOMENTUM is -1.0; allowed: from 0.0 to 1.0"),
-    ("SOLVER.BATCH_SIZE 144", "SOLVER.BATCH_SIZE is 144; allowed: 1 to 143, the number of training images"),
+    (
+        "SOLVER.BATCH_SIZE 144",
+        "SOLVER.BATCH_SIZE is 144; allowed: 1 to 143, the number of training images",
+    ),
     ("SOLVER.PRECISION fp16 SOLVER.DEVICE cpu", "SOLVER.PRECISION is 'fp16', which needs CUDA"),
     ("LOG.PREFIX tiny.yaml", "run folder tiny.yaml/distill/"),
     (f"{KD} nix", "teacher checkpoint nix (DISTILLER.TEACHER_CKPT) does not exist"),
@@ -81,7 +105,10 @@ BAD_RUNS = [
     (f"{NPZ} negative.npz", "array 'y_train' of 'negative.npz' holds the label -1"),
     (f"{NPZ} tiny.yaml", "DATASET.ROOT 'tiny.yaml' cannot be read as an npz file"),
     ("DATASET.IMAGE_SIZE 16", "DATASET.IMAGE_SIZE is 16 but a stored image is 8x8"),
-    ("SOLVER.EPOCHS 2 SOLVER.LR 1e20", "loss is not finite at epoch 1, step 2: loss_ce = nan; lower SOLVER.LR"),
+    (
+        "SOLVER.EPOCHS 2 SOLVER.LR 1e20",
+        "loss is not finite at epoch 1, step 2: loss_ce = nan; lower SOLVER.LR",
+    ),
 ]
 BAD_COMMANDS = [
     (["train", "--cfg", ""], "--cfg is empty; give a yaml file"),
@@ -90,8 +117,14 @@ BAD_COMMANDS = [
     (["train", "--cfg", "empty.yaml"], "config file 'empty.yaml' holds NoneType"),
     (["train", "--cfg", "list.yaml"], "config file 'list.yaml' holds list"),
     (["train", "--cfg", "key.yaml"], "unknown config key 'SOLVER.LERNRATE' in key.yaml"),
-    (["train", "--cfg", "tiny.yaml", "--dry-run", "DISTILLER.STUDENT", "resnet21"], "unknown model 'resnet21'"),
-    (["train", "--cfg", "tiny.yaml", "--train-teacher", *f"{KD} nix".split()], "teacher checkpoint nix"),
+    (
+        ["train", "--cfg", "tiny.yaml", "--dry-run", "DISTILLER.STUDENT", "resnet21"],
+        "unknown model 'resnet21'",
+    ),
+    (
+        ["train", "--cfg", "tiny.yaml", "--train-teacher", *f"{KD} nix".split()],
+        "teacher checkpoint nix",
+    ),
     (
         ["eval", "-m", "resnet14", "-d", "digits"],
         "download_ckpts/cifar_teachers/resnet14_vanilla/ckpt_epoch_240.pth does not exist",
@@ -101,13 +134,23 @@ BAD_COMMANDS = [
     (["eval", "-m", "resnet14", "-d", "digits", "-c", "hundred"], "was trained for 100 classes"),
     (["eval", "-m", "resnet14", "-d", "digits", "-c", "cut"], "truncated"),
     (["eval", "-m", "resnet14", "-d", "digits", "-c", "malicious"], "refused"),
-    (["eval", "-m", "resnet14", "-d", "digits", "-c", "teacher", "-bs", "0"], "DATASET.TEST.BATCH_SIZE is 0"),
-    (["eval", "-m", "resnet14", "-d", "digits", "-c", "teacher", "SOLVER.LR"], "'SOLVER.LR' has no partner"),
+    (
+        ["eval", "-m", "resnet14", "-d", "digits", "-c", "teacher", "-bs", "0"],
+        "DATASET.TEST.BATCH_SIZE is 0",
+    ),
+    (
+        ["eval", "-m", "resnet14", "-d", "digits", "-c", "teacher", "SOLVER.LR"],
+        "'SOLVER.LR' has no partner",
+    ),
 ]
-COMMANDS = [(["train", "--cfg", "tiny.yaml", *words.split()], message) for words, message in BAD_RUNS] + BAD_COMMANDS
+COMMANDS = [
+    (["train", "--cfg", "tiny.yaml", *words.split()], message) for words, message in BAD_RUNS
+] + BAD_COMMANDS
 
 
-@pytest.mark.parametrize(("command", "message"), COMMANDS, ids=lambda part: part if isinstance(part, str) else None)
+@pytest.mark.parametrize(
+    ("command", "message"), COMMANDS, ids=lambda part: part if isinstance(part, str) else None
+)
 def test_a_users_mistake_is_one_line_and_exit_code_2(command, message, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     before = contents(place)
@@ -116,7 +159,9 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(command, message, place, mo
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
     assert message in error
     begun = {name for name in contents(place) if name.startswith("runs/") and name not in before}
-    assert {name: value for name, value in contents(place).items() if name not in begun} == before, "a file was changed"
+    assert {
+        name: value for name, value in contents(place).items() if name not in begun
+    } == before, "a file was changed"
     assert not [name for name in begun if name.endswith(("latest", "result.json"))]
     assert not (place / "was_run").exists()
 
@@ -125,12 +170,20 @@ def test_without_cuda_asking_for_it_is_a_mistake(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["train", "--cfg", "tiny.yaml", "SOLVER.SEED", "9", "SOLVER.DEVICE", "cuda"]) == 2
-    assert "SOLVER.DEVICE is 'cuda', but torch sees no CUDA device here; allowed: auto, cpu" in capsys.readouterr().err
+    assert (
+        "SOLVER.DEVICE is 'cuda', but torch sees no CUDA device here; allowed: auto, cpu"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_missing_teacher_is_told_where_to_come_from(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    assert main(["train", "--cfg", "tiny.yaml", "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet56"]) == 2
+    assert (
+        main(
+            ["train", "--cfg", "tiny.yaml", "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet56"]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     for part in (
         "download_ckpts/cifar_teachers/resnet56_vanilla/ckpt_epoch_240.pth",
@@ -153,7 +206,15 @@ def test_the_malicious_file_would_have_run(place, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["nix"], ["train"], ["train", "--cfg"], ["train", "--cfg", "x", "--nix"], ["eval", "-bs", "x"]]
+    "command",
+    [
+        [],
+        ["nix"],
+        ["train"],
+        ["train", "--cfg"],
+        ["train", "--cfg", "x", "--nix"],
+        ["eval", "-bs", "x"],
+    ],
 )
 def test_a_mistyped_command_shows_the_usage(command, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -185,10 +246,18 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [["-m", "sdkd_plugin", "train"], [Path(__file__).parents[1] / "tools" / "train.py"]])
+@pytest.mark.parametrize(
+    "command", [["-m", "sdkd_plugin", "train"], [Path(__file__).parents[1] / "tools" / "train.py"]]
+)
 def test_as_a_process_stderr_is_that_one_line(command, place):
     run = subprocess.run(
-        [sys.executable, *command, "--cfg", "tiny.yaml", "SOLVER.LR", "a"], cwd=place, capture_output=True, text=True
+        [sys.executable, *command, "--cfg", "tiny.yaml", "SOLVER.LR", "a"],
+        cwd=place,
+        capture_output=True,
+        text=True,
     )
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == "error: SOLVER.LR in the command line is 'a' (str); allowed: float, such as 0.05\n"
+    assert (
+        run.stderr
+        == "error: SOLVER.LR in the command line is 'a' (str); allowed: float, such as 0.05\n"
+    )

@@ -1,4 +1,6 @@
-"""The configuration: whose value wins, which values are refused, and that mdistiller's files mean here what they mean there."""
+"""The configuration: whose value wins, which values are refused, and that mdistiller's files mean
+here what they mean there.
+"""
 
 import importlib
 import os
@@ -50,7 +52,11 @@ def test_a_loaded_config_is_frozen_and_leaves_the_defaults_alone():
     with pytest.raises(AttributeError):
         cfg.SOLVER.LR = 1.0
     cfg.SOLVER.LR_DECAY_STAGES.append(2)
-    assert load_config(None).SOLVER.LR_DECAY_STAGES == DEFAULTS["SOLVER"]["LR_DECAY_STAGES"] == [150, 180, 210]
+    assert (
+        load_config(None).SOLVER.LR_DECAY_STAGES
+        == DEFAULTS["SOLVER"]["LR_DECAY_STAGES"]
+        == [150, 180, 210]
+    )
     assert load_config(None).KD.LOSS.CE_WEIGHT == 0.1
 
 
@@ -79,10 +85,17 @@ def test_values_take_their_defaults_type(key, text, wanted, tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "text"),
-    [("SOLVER.WEIGHT_DECAY", "5e-4"), ("SOLVER.LR", "1e-2"), ("SOLVER.LR_DECAY_STAGES", "(1, 2)"), ("SOLVER.EPOCHS", "12")],
+    [
+        ("SOLVER.WEIGHT_DECAY", "5e-4"),
+        ("SOLVER.LR", "1e-2"),
+        ("SOLVER.LR_DECAY_STAGES", "(1, 2)"),
+        ("SOLVER.EPOCHS", "12"),
+    ],
 )
 def test_text_that_yaml_takes_for_a_string_means_what_it_means_in_yacs(key, text, tmp_path):
-    """Yaml 1.1 wants a dot in a float: it reads `WEIGHT_DECAY: 5e-4` as a string, and yacs puts that right."""
+    """Yaml 1.1 wants a dot in a float: it reads `WEIGHT_DECAY: 5e-4` as a string, and yacs puts
+    that right.
+    """
     node, leaf = key.split(".")
     path = yaml_file(tmp_path, f"{node}: {{{leaf}: '{text}'}}")
     yacs = CN({"SOLVER": {**DEFAULTS["SOLVER"]}})
@@ -170,15 +183,24 @@ def test_an_unknown_key_names_the_nearest(key, near):
 
 
 def test_an_unknown_method_or_data_set_names_the_nearest():
-    with pytest.raises(UserError, match=r"unknown method 'KDD' in DISTILLER\.TYPE: did you mean 'KD'\?"):
+    with pytest.raises(
+        UserError, match=r"unknown method 'KDD' in DISTILLER\.TYPE: did you mean 'KD'\?"
+    ):
         load_config(None, ["DISTILLER.TYPE", "KDD"])
-    with pytest.raises(UserError, match=r"unknown data set 'cifar10' in DATASET\.TYPE: did you mean 'cifar100'\?"):
+    with pytest.raises(
+        UserError, match=r"unknown data set 'cifar10' in DATASET\.TYPE: did you mean 'cifar100'\?"
+    ):
         load_config(None, ["DATASET.TYPE", "cifar10"])
 
 
 def test_no_hint_where_nothing_is_near():
-    assert str(unknown("model", "zzz", ["resnet20"], "X")) == "unknown model 'zzz' in X: known: resnet20"
-    assert "did you mean 'ResNet18'?" in str(unknown("model", "resnet18", ["vgg8", "ResNet18"], "X"))
+    assert (
+        str(unknown("model", "zzz", ["resnet20"], "X"))
+        == "unknown model 'zzz' in X: known: resnet20"
+    )
+    assert "did you mean 'ResNet18'?" in str(
+        unknown("model", "resnet18", ["vgg8", "ResNet18"], "X")
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +238,8 @@ def test_overrides_come_in_pairs_and_options_before_them():
         load_config(None, ["SOLVER.SEED", "1", "SOLVER.LR"])
     with pytest.raises(UserError, match="option --resume stands among the KEY VALUE overrides"):
         load_config(None, ["SOLVER.SEED", "1", "--resume"])
-    assert value("SOLVER.LR", "SOLVER.LR", "0.5", "SOLVER.LR", "0.25") == 0.25  # the last one counts
+    # the last one counts
+    assert value("SOLVER.LR", "SOLVER.LR", "0.5", "SOLVER.LR", "0.25") == 0.25
 
 
 @settings(deadline=None, max_examples=60)  # a busy machine is no failure
@@ -239,7 +262,9 @@ def test_every_method_has_its_epoch_keys_in_the_tree_and_only_its_own_node_count
 
 
 def test_epoch_keys_scale_to_a_short_run_and_the_config_itself_stays():
-    cfg = load_config(None, ["DISTILLER.TYPE", "DKD", "SOLVER.EPOCHS", "30", "SOLVER.SCHEDULE_EPOCHS", "240"])
+    cfg = load_config(
+        None, ["DISTILLER.TYPE", "DKD", "SOLVER.EPOCHS", "30", "SOLVER.SCHEDULE_EPOCHS", "240"]
+    )
     before = cfg.dump()
     scaled = scaled_config(cfg)
     assert scaled.SOLVER.LR_DECAY_STAGES == [18.75, 22.5, 26.25]
@@ -247,12 +272,17 @@ def test_epoch_keys_scale_to_a_short_run_and_the_config_itself_stays():
     assert scaled.SOLVER.EPOCHS == 30
     assert cfg.dump() == before
     old, new = dict(flatten(cfg)), dict(flatten(scaled))
-    assert {key for key in old if old[key] != new[key]} == {"SOLVER.LR_DECAY_STAGES", "DKD.WARMUP"}, "others are not this run's"
+    assert {key for key in old if old[key] != new[key]} == {
+        "SOLVER.LR_DECAY_STAGES",
+        "DKD.WARMUP",
+    }, "others are not this run's"
 
 
 @pytest.mark.parametrize("schedule", ["0", "30"])
 def test_without_another_schedule_nothing_scales(schedule):
-    cfg = load_config(None, ["DISTILLER.TYPE", "DKD", "SOLVER.EPOCHS", "30", "SOLVER.SCHEDULE_EPOCHS", schedule])
+    cfg = load_config(
+        None, ["DISTILLER.TYPE", "DKD", "SOLVER.EPOCHS", "30", "SOLVER.SCHEDULE_EPOCHS", schedule]
+    )
     assert scaled_config(cfg).dump() == cfg.dump()
 
 
@@ -262,7 +292,8 @@ def upstream() -> tuple[CN, Path]:
     root = os.environ.get("MDISTILLER_ROOT")
     if not root:
         pytest.skip("MDISTILLER_ROOT is not set: THE CONFIG IS NOT COMPARED WITH A REAL mdistiller")
-    stub = types.ModuleType("upstream_engine")  # its engine's __init__ imports every trainer, and with them wandb
+    # its engine's __init__ imports every trainer, and with them wandb
+    stub = types.ModuleType("upstream_engine")
     stub.__path__ = [str(Path(root, "mdistiller", "engine"))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "upstream_engine", stub)
@@ -274,7 +305,9 @@ def test_shared_keys_have_mdistillers_defaults(upstream):
     methods = {node for node in upstream[0] if node in ALL}
     shared = {key for key in theirs if key.split(".")[0] in methods | set(DEFAULTS)}
     assert len(shared) > 30
-    different = {key: (theirs[key], ours.get(key)) for key in shared if as_list(theirs[key]) != ours.get(key)}
+    different = {
+        key: (theirs[key], ours.get(key)) for key in shared if as_list(theirs[key]) != ours.get(key)
+    }
     assert not different
 
 
@@ -296,4 +329,6 @@ def test_mdistillers_yaml_files_load_unchanged_and_mean_the_same(upstream):
                 assert ours[key] == as_list(leaf), f"{path}: {key}"
         check_config(load_config(path))
         loaded.append(path.name)
-    assert {"vanilla.yaml", "kd.yaml", "crd.yaml", "res56_res20.yaml"} <= set(loaded) and len(loaded) >= 14
+    assert {"vanilla.yaml", "kd.yaml", "crd.yaml", "res56_res20.yaml"} <= set(loaded) and len(
+        loaded
+    ) >= 14

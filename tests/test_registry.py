@@ -16,10 +16,15 @@ def registry(tmp_path, monkeypatch) -> Registry:
     package.mkdir()
     (package / "__init__.py").write_text("")
     head = "from test_zoo_registry import REGISTRY\n"
-    (package / "lion.py").write_text(head + "@REGISTRY.register('lion', legs=4)\nclass Lion:\n    pass\n")
-    (package / "ant.py").write_text(head + "@REGISTRY.register('ant')\ndef ant():\n    return 'ant'\n")
+    (package / "lion.py").write_text(
+        head + "@REGISTRY.register('lion', legs=4)\nclass Lion:\n    pass\n"
+    )
+    (package / "ant.py").write_text(
+        head + "@REGISTRY.register('ant')\ndef ant():\n    return 'ant'\n"
+    )
     (tmp_path / "test_zoo_registry.py").write_text(
-        "from sdkd_plugin.registry import Registry\nREGISTRY = Registry('animal', 'CAGE.ANIMAL', 'zoo_of_tests')\n"
+        "from sdkd_plugin.registry import Registry\nREGISTRY = Registry('animal', 'CAGE.ANIMAL', "
+        "'zoo_of_tests')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield importlib.import_module("test_zoo_registry").REGISTRY
@@ -28,13 +33,17 @@ def registry(tmp_path, monkeypatch) -> Registry:
 
 
 def test_every_file_of_the_package_registers_itself(registry):
-    assert [entry.name for entry in registry] == ["ant", "lion"]  # sorted, whatever the files are called
+    # sorted, whatever the files are called
+    assert [entry.name for entry in registry] == ["ant", "lion"]
     assert registry["lion"].info == {"legs": 4}
     assert registry["ant"].build() == "ant"
 
 
 def test_a_missing_entry_names_the_nearest_the_known_and_the_key(registry):
-    with pytest.raises(UserError, match=r"unknown animal 'lino' in CAGE\.ANIMAL: did you mean 'lion'\? known: ant, lion"):
+    with pytest.raises(
+        UserError,
+        match=r"unknown animal 'lino' in CAGE\.ANIMAL: did you mean 'lion'\? known: ant, lion",
+    ):
         registry["lino"]
 
 
@@ -58,7 +67,9 @@ def test_what_has_no_source_is_still_named(registry):
         registry.load()
 
 
-@pytest.mark.parametrize("registry_of_package", [METHODS, MODELS, DATASETS], ids=lambda registry: registry.kind)
+@pytest.mark.parametrize(
+    "registry_of_package", [METHODS, MODELS, DATASETS], ids=lambda registry: registry.kind
+)
 def test_the_packages_registries_load_and_say_where_entries_stand(registry_of_package):
     entries = list(registry_of_package)
     assert len(entries) >= 4

@@ -1,4 +1,6 @@
-"""`python tools/table.py RUNS...` prints the comparison table; the same as `python -m sdkd_plugin table`."""
+"""`python tools/table.py RUNS...` prints the comparison table; the same as `python -m sdkd_plugin
+table`.
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Crop, flip and normalise whole batches of uint8 images; equal to torchvision's transforms, sample by sample."""
+"""Crop, flip and normalise whole batches of uint8 images; equal to torchvision's transforms, sample
+by sample.
+"""
 
 from dataclasses import dataclass
 
@@ -6,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sdkd_plugin.engine.randomness import keyed_generator
+from sdkd_plugin.randomness import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class EpochTable:
     flip: Tensor
 
 
-def epoch_table(count: int, padding: int, seed: int, epoch: int, device: torch.device) -> EpochTable:
+def epoch_table(
+    count: int, padding: int, seed: int, epoch: int, device: torch.device
+) -> EpochTable:
     """Draws the table of one epoch; it depends on its arguments alone.
 
     Args:
@@ -41,12 +45,17 @@ def epoch_table(count: int, padding: int, seed: int, epoch: int, device: torch.d
 
 
 def default_padding(size: int) -> int:
-    """Pixels of padding for images of this height: 4 at 32 pixels, in proportion elsewhere, at least 1."""
+    """Pixels of padding for images of this height: 4 at 32 pixels, in proportion elsewhere, at
+    least 1.
+    """
     return max(1, round(size / 8))
 
 
-def crop_flip(images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Tensor | None) -> Tensor:
-    """Pads with zero pixels, cuts a window of the old size at (top, left), then mirrors it where `flip` is set.
+def crop_flip(
+    images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Tensor | None
+) -> Tensor:
+    """Pads with zero pixels, cuts a window of the old size at (top, left), then mirrors it where
+    `flip` is set.
 
     Crop and flip are one gather of whole pixels, whose cost does not depend on what was drawn.
 
@@ -63,26 +72,39 @@ def crop_flip(images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Ten
     columns = columns + left[:, None]  # [N, W]
     rows = torch.arange(height, device=images.device) + top[:, None]  # [N, H]
     rows = rows + torch.arange(count, device=images.device)[:, None] * padded.shape[1]
-    pixels = rows[:, :, None] * padded.shape[2] + columns[:, None, :]  # [N, H, W], numbered through the whole batch
+    # [N, H, W], numbered through the whole batch
+    pixels = rows[:, :, None] * padded.shape[2] + columns[:, None, :]
     return padded.view(-1, 3).index_select(0, pixels.view(-1)).view(images.shape)
 
 
 class Normalize:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W]: (x / 255 - mean) / std per channel, as one multiply-add.
+    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W]: (x / 255 - mean) / std per channel, as one
+    multiply-add.
 
     Args:
         mean, std: per channel, of pixel values in [0, 1].
-        width: of the images; the channel constants are repeated along a row, which lets the CPU vectorise.
+        width: of the images; the channel constants are repeated along a row, which lets the CPU
+            vectorise.
         channels_last: memory format of the result.
     """
 
-    def __init__(self, mean: list[float], std: list[float], width: int, channels_last: bool, device: torch.device):
+    def __init__(
+        self,
+        mean: list[float],
+        std: list[float],
+        width: int,
+        channels_last: bool,
+        device: torch.device,
+    ):
         spread = torch.tensor(std, dtype=torch.float64)
         self.scale = (1 / (255 * spread)).repeat(width).float().to(device)
-        self.shift = (-torch.tensor(mean, dtype=torch.float64) / spread).repeat(width).float().to(device)
+        self.shift = (
+            (-torch.tensor(mean, dtype=torch.float64) / spread).repeat(width).float().to(device)
+        )
         self.channels_last = channels_last
 
     def __call__(self, images: Tensor) -> Tensor:
         rows = images.flatten(2).float()  # [N, H, W * 3]
-        image = torch.addcmul(self.shift, rows, self.scale).view(images.shape).permute(0, 3, 1, 2)  # [N, 3, H, W]
+        # [N, 3, H, W]
+        image = torch.addcmul(self.shift, rows, self.scale).view(images.shape).permute(0, 3, 1, 2)
         return image if self.channels_last else image.contiguous()

@@ -1,4 +1,6 @@
-"""Batches as functions of (seed, epoch, position): no state, so any epoch can be had at any time, on any rank."""
+"""Batches as functions of (seed, epoch, position): no state, so any epoch can be had at any time,
+on any rank.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ class Batch:
         image: [N, 3, H, W] float32, augmented and normalised.
         target: [N] int64.
         index: [N] int64, positions in the training set.
-        contrastive_index: [N, 1+K] int64: the own index, then K training images of other classes; None unless asked for.
+        contrastive_index: [N, 1+K] int64: the own index, then K training images of other classes;
+            None unless asked for.
     """
 
     image: Tensor
@@ -36,11 +39,13 @@ class TrainBatches:
     Args:
         device: where batches are made.
         num_negatives: K of `Batch.contrastive_index`; 0 for none.
-        rank, world_size: this process sees positions rank::world_size of each batch; SOLVER.BATCH_SIZE is global.
+        rank, world_size: this process sees positions rank::world_size of each batch;
+            SOLVER.BATCH_SIZE is global.
         seed: SOLVER.SEED if None.
         drop_last: leave out a last short batch.
     Raises:
-        UserError: SOLVER.BATCH_SIZE above the number of training images, or a batch with fewer images than ranks.
+        UserError: SOLVER.BATCH_SIZE above the number of training images, or a batch with fewer
+            images than ranks.
     """
 
     def __init__(
@@ -65,14 +70,20 @@ class TrainBatches:
         self.flips = cfg.DATASET.AUGMENT == "crop_flip" and dataset.flips
         self.padding = default_padding(self.images.shape[1])
         self.normalize = _normalize(self.images, cfg, self.device)
-        self.negatives = NegativeSampler(dataset, num_negatives, self.device) if num_negatives else None
+        self.negatives = (
+            NegativeSampler(dataset, num_negatives, self.device) if num_negatives else None
+        )
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
+        return (
+            self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
+        )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yields this rank's batches of one epoch (1-based), made one at a time as they are asked for."""
+        """Yields this rank's batches of one epoch (1-based), made one at a time as they are asked
+        for.
+        """
         table = epoch_table(self.count, self.padding, self.seed, epoch, self.device)
         for number in range(len(self)):
             everyone = table.order[number * self.batch_size : (number + 1) * self.batch_size]
@@ -80,7 +91,9 @@ class TrainBatches:
             target = self.targets[index]
             contrastive = None
             if self.negatives:
-                draws = self.negatives.draw(len(everyone), self.seed, epoch, number)[self.rank :: self.world_size]
+                draws = self.negatives.draw(len(everyone), self.seed, epoch, number)[
+                    self.rank :: self.world_size
+                ]
                 contrastive = self.negatives.contrastive_index(index, target, draws)
             yield Batch(self._image(index, table), target, index, contrastive)
 
@@ -93,17 +106,25 @@ class TrainBatches:
 
     def _check_sizes(self) -> None:
         if self.batch_size > self.count:
-            raise UserError(f"SOLVER.BATCH_SIZE is {self.batch_size}; allowed: 1 to {self.count}, the number of training images")
-        smallest = self.batch_size if self.drop_last else self.count % self.batch_size or self.batch_size
+            raise UserError(
+                f"SOLVER.BATCH_SIZE is {self.batch_size}; allowed: 1 to {self.count}, the number "
+                f"of training images"
+            )
+        smallest = (
+            self.batch_size if self.drop_last else self.count % self.batch_size or self.batch_size
+        )
         if smallest < self.world_size:
             raise UserError(
-                f"SOLVER.BATCH_SIZE {self.batch_size} leaves a batch of {smallest} of {self.count} images for {self.world_size} "
+                f"SOLVER.BATCH_SIZE {self.batch_size} leaves a batch of {smallest} of {self.count} "
+                f"images for {self.world_size} "
                 "processes; change SOLVER.BATCH_SIZE or DATASET.SUBSET, so that each gets one"
             )
 
 
 class EvalBatches:
-    """The images of a split in order, normalised, in batches of DATASET.TEST.BATCH_SIZE; yields (image, target)."""
+    """The images of a split in order, normalised, in batches of DATASET.TEST.BATCH_SIZE; yields
+    (image, target).
+    """
 
     def __init__(self, images: Images, cfg: CN, device: torch.device | str):
         self.device = torch.device(device)
@@ -115,9 +136,13 @@ class EvalBatches:
         return -(-len(self.targets) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, target in zip(self.images.split(self.batch_size), self.targets.split(self.batch_size), strict=True):
+        for images, target in zip(
+            self.images.split(self.batch_size), self.targets.split(self.batch_size), strict=True
+        ):
             yield self.normalize(images), target
 
 
 def _normalize(images: Tensor, cfg: CN, device: torch.device) -> Normalize:
-    return Normalize(cfg.DATASET.MEAN, cfg.DATASET.STD, images.shape[2], cfg.SOLVER.CHANNELS_LAST, device)
+    return Normalize(
+        cfg.DATASET.MEAN, cfg.DATASET.STD, images.shape[2], cfg.SOLVER.CHANNELS_LAST, device
+    )

@@ -16,9 +16,11 @@ _FOLDER, _ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
 
 @DATASETS.register("cifar100")
 def cifar100(cfg: CN) -> Dataset:
-    """Reads DATASET.ROOT/cifar-100-python, whose files must have the published MD5 sums; downloads it if allowed.
+    """Reads DATASET.ROOT/cifar-100-python, whose files must have the published MD5 sums; downloads
+    it if allowed.
 
-    Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; 50000 + 10000 images, 100 classes.
+    Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; 50000 + 10000
+    images, 100 classes.
 
     Raises:
         UserError: files missing or altered with DATASET.DOWNLOAD False, or a download that failed.
@@ -30,16 +32,26 @@ def cifar100(cfg: CN) -> Dataset:
         train, test = (CIFAR100(root, train=split, download=download) for split in (True, False))
     except (OSError, RuntimeError, EOFError, tarfile.TarError, pickle.UnpicklingError) as error:
         raise UserError(_advice(root, download, error)) from error
-    return Dataset("cifar100", train.classes, *(Images(torch.from_numpy(s.data), torch.tensor(s.targets)) for s in (train, test)))
+    return Dataset(
+        "cifar100",
+        train.classes,
+        *(Images(torch.from_numpy(s.data), torch.tensor(s.targets)) for s in (train, test)),
+    )
 
 
 def _advice(root: str, download: bool, error: Exception) -> str:
     place = Path(root, _FOLDER)
     if not download:
-        state = "is not there" if not place.is_dir() else "is incomplete or altered (MD5 sums differ)"
-        return f"CIFAR-100 at {str(place)!r} {state}; set DATASET.DOWNLOAD True, or DATASET.ROOT to the folder with {_FOLDER}"
+        state = (
+            "is not there" if not place.is_dir() else "is incomplete or altered (MD5 sums differ)"
+        )
+        return (
+            f"CIFAR-100 at {str(place)!r} {state}; set DATASET.DOWNLOAD True, or DATASET.ROOT "
+            f"to the folder with {_FOLDER}"
+        )
     reason = " ".join(str(error).split())
     return (
-        f"CIFAR-100 could not be downloaded to {root!r}: {reason}; put {_ARCHIVE} from its authors' page there yourself, "
+        f"CIFAR-100 could not be downloaded to {root!r}: {reason}; put {_ARCHIVE} from its "
+        f"authors' page there yourself, "
         "point DATASET.ROOT elsewhere, or use DATASET.TYPE npz"
     )

@@ -1,4 +1,6 @@
-"""A data set is two splits of uint8 images in memory; here they are cut to what the config asks for."""
+"""A data set is two splits of uint8 images in memory; here they are cut to what the config asks
+for.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -8,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.engine.randomness import keyed_generator
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.randomness import keyed_generator
 from sdkd_plugin.registry import DATASETS
 
 _RESIZE_CHUNK = 1000  # images; bounds the float32 copy that averaging needs
@@ -31,7 +33,9 @@ class Images:
         return len(self.targets)
 
     def take(self, positions: np.ndarray) -> "Images":
-        """The images at these positions, in this order; no copy when that is all of them in order."""
+        """The images at these positions, in this order; no copy when that is all of them in
+        order.
+        """
         if np.array_equal(positions, np.arange(len(self))):
             return self
         positions = torch.from_numpy(positions)
@@ -64,19 +68,21 @@ class Dataset:
 def load_dataset(cfg: CN) -> Dataset:
     """Builds DATASET.TYPE and applies IMAGE_SIZE, SUBSET and VAL_FRACTION.
 
-    SUBSET and VAL_FRACTION choose the same images whatever SOLVER.SEED is, since seeds that train on different images
-    cannot be compared; a smaller fraction's images are among a larger one's. VAL_FRACTION is taken from the kept subset
-    and takes the place of the test images.
+    SUBSET and VAL_FRACTION choose the same images whatever SOLVER.SEED is, since seeds that train
+    on different images cannot be compared; a smaller fraction's images are among a larger one's.
+    VAL_FRACTION is taken from the kept subset and takes the place of the test images.
 
     Raises:
-        UserError: the data cannot be read or are malformed, fewer than two classes, images that are not square,
-            IMAGE_SIZE above the stored size, or VAL_FRACTION that leaves a class without training images.
+        UserError: the data cannot be read or are malformed, fewer than two classes, images that are
+            not square, IMAGE_SIZE above the stored size, or VAL_FRACTION that leaves a class
+            without training images.
     """
     node = cfg.DATASET
     data: Dataset = DATASETS[node.TYPE].build(cfg)
     if data.num_classes < 2:
         raise UserError(
-            f"data set {data.name!r} has {data.num_classes} class; at least 2 are needed: check DATASET.ROOT {node.ROOT!r}"
+            f"data set {data.name!r} has {data.num_classes} class; at least 2 are needed: check "
+            f"DATASET.ROOT {node.ROOT!r}"
         )
     train, test = data.train, data.test
     if node.SUBSET < 1:
@@ -87,19 +93,28 @@ def load_dataset(cfg: CN) -> Dataset:
         data = replace(data, evaluates="val")
     train, test = _sized(train, node.IMAGE_SIZE), _sized(test, node.IMAGE_SIZE)
     if train.images.shape[1:] != test.images.shape[1:]:
-        sizes = [f"{name} {split.images.shape[2]}x{split.images.shape[1]}" for name, split in (("train", train), ("test", test))]
-        raise UserError(f"images of data set {data.name!r} differ in size: {', '.join(sizes)}; set DATASET.IMAGE_SIZE")
+        sizes = [
+            f"{name} {split.images.shape[2]}x{split.images.shape[1]}"
+            for name, split in (("train", train), ("test", test))
+        ]
+        raise UserError(
+            f"images of data set {data.name!r} differ in size: {', '.join(sizes)}; set "
+            f"DATASET.IMAGE_SIZE"
+        )
     return replace(data, train=train, test=test)
 
 
 def choose_per_class(targets: Tensor, counts: list[int], purpose: str) -> np.ndarray:
-    """Positions of counts[c] images of each class c, ascending, by a draw that depends on `purpose` and len(targets) alone.
+    """Positions of counts[c] images of each class c, ascending, by a draw that depends on `purpose`
+    and len(targets) alone.
 
-    Images are ranked once and the first of each class taken, so that smaller counts choose among what larger ones do.
+    Images are ranked once and the first of each class taken, so that smaller counts choose among
+    what larger ones do.
 
     Args:
         targets: [N] class numbers.
-        counts: how many of each class, at most as many as there are; a class that `targets` lacks may have any count.
+        counts: how many of each class, at most as many as there are; a class that `targets` lacks
+            may have any count.
     """
     ranking = keyed_generator(0, purpose).permutation(len(targets))
     ranked_targets = targets.numpy()[ranking]
@@ -108,7 +123,8 @@ def choose_per_class(targets: Tensor, counts: list[int], purpose: str) -> np.nda
 
 
 def shrink(images: Tensor, size: int, what: str) -> Tensor:
-    """Averages the area under each new pixel, rounded to whole pixel values; images of that size are returned as they are.
+    """Averages the area under each new pixel, rounded to whole pixel values; images of that size
+    are returned as they are.
 
     Args:
         images: [N, H, W, 3] uint8.
@@ -138,7 +154,8 @@ def _class_counts(targets: Tensor) -> list[int]:
 
 
 def hold_out(train: Images, fraction: float, classes: list[str]) -> tuple[Images, Images]:
-    """Splits off this fraction of each class, the same images whatever SOLVER.SEED is. Returns (kept, held out).
+    """Splits off this fraction of each class, the same images whatever SOLVER.SEED is. Returns
+    (kept, held out).
 
     Raises:
         UserError: a class would be left without training images.
@@ -148,7 +165,8 @@ def hold_out(train: Images, fraction: float, classes: list[str]) -> tuple[Images
     for label, (held, count) in enumerate(zip(counts, present, strict=True)):
         if 0 < count <= held:
             raise UserError(
-                f"DATASET.VAL_FRACTION {fraction} holds out all {count} training images of class {classes[label]!r}; "
+                f"DATASET.VAL_FRACTION {fraction} holds out all {count} training images of class "
+                f"{classes[label]!r}; "
                 "lower it or raise DATASET.SUBSET"
             )
     held = choose_per_class(train.targets, counts, "val")
@@ -161,5 +179,8 @@ def _sized(split: Images, size: int) -> Images:
     if size:
         return replace(split, images=shrink(split.images, size, "a stored image"))
     if height != width:
-        raise UserError(f"images are {width}x{height}; they must be square: set DATASET.IMAGE_SIZE, at most {min(height, width)}")
+        raise UserError(
+            f"images are {width}x{height}; they must be square: set DATASET.IMAGE_SIZE, at most "
+            f"{min(height, width)}"
+        )
     return split

@@ -13,9 +13,11 @@ _TEST_PER_CLASS = 36  # 360 of 1797: a fifth
 
 @DATASETS.register("digits")
 def digits(cfg: CN) -> Dataset:
-    """8x8 grey digits as three equal channels: 1437 to train, 360 (36 of each class) to test, always the same ones.
+    """8x8 grey digits as three equal channels: 1437 to train, 360 (36 of each class) to test,
+    always the same ones.
 
-    Source: Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, as in sklearn.datasets.load_digits.
+    Source: Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, as in
+    sklearn.datasets.load_digits.
 
     Raises:
         UserError: scikit-learn is not installed.
@@ -23,11 +25,19 @@ def digits(cfg: CN) -> Dataset:
     try:
         from sklearn.datasets import load_digits  # optional, and slow to import
     except ImportError as error:
-        raise UserError("DATASET.TYPE digits needs scikit-learn; install it with: pip install 'sdkd-plugin[demo]'") from error
+        raise UserError(
+            "DATASET.TYPE digits needs scikit-learn; install it with: pip install "
+            "'sdkd-plugin[demo]'"
+        ) from error
     raw = load_digits()
-    grey = torch.from_numpy(raw.images * (255 / 16)).round().to(torch.uint8)  # [1797, 8, 8], stored as 0 to 16
-    everything = Images(grey[..., None].repeat(1, 1, 1, 3), torch.from_numpy(raw.target.astype(np.int64)))
+    # [1797, 8, 8], stored as 0 to 16
+    grey = torch.from_numpy(raw.images * (255 / 16)).round().to(torch.uint8)
+    everything = Images(
+        grey[..., None].repeat(1, 1, 1, 3), torch.from_numpy(raw.target.astype(np.int64))
+    )
     tested = choose_per_class(everything.targets, [_TEST_PER_CLASS] * 10, "digits")
     trained = np.setdiff1d(np.arange(len(everything)), tested)
     classes = [str(name) for name in raw.target_names]
-    return Dataset("digits", classes, everything.take(trained), everything.take(tested), flips=False)
+    return Dataset(
+        "digits", classes, everything.take(trained), everything.take(tested), flips=False
+    )

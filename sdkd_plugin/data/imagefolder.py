@@ -24,31 +24,42 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 @DATASETS.register("imagefolder")
 def imagefolder(cfg: CN) -> Dataset:
-    """Decodes every image of DATASET.ROOT once, with DATASET.NUM_WORKERS threads, and keeps them in memory.
+    """Decodes every image of DATASET.ROOT once, with DATASET.NUM_WORKERS threads, and keeps them in
+    memory.
 
-    Classes are the folders' names, sorted; images are ordered by class, then file name. Names that start with a dot and
-    files that end in none of SUFFIXES are passed over. With DATASET.IMAGE_SIZE each image is shrunk to a square as it is
-    read; without, all must have one size. Transparency is dropped.
+    Classes are the folders' names, sorted; images are ordered by class, then file name. Names that
+    start with a dot and files that end in none of SUFFIXES are passed over. With DATASET.IMAGE_SIZE
+    each image is shrunk to a square as it is read; without, all must have one size. Transparency is
+    dropped.
 
     Raises:
-        UserError: a folder is missing or has no images, train and test differ in classes, a file cannot be decoded or is
-            smaller than IMAGE_SIZE, or sizes differ without IMAGE_SIZE.
+        UserError: a folder is missing or has no images, train and test differ in classes, a file
+            cannot be decoded or is smaller than IMAGE_SIZE, or sizes differ without IMAGE_SIZE.
     """
     root = Path(cfg.DATASET.ROOT)
     classes, tested = _classes(root / "train"), _classes(root / "test")
     if classes != tested:
         raise UserError(
             f"classes differ: only in {str(root / 'train')!r}: {_listed(classes, tested)}; "
-            f"only in {str(root / 'test')!r}: {_listed(tested, classes)}; both need the same folders"
+            f"only in {str(root / 'test')!r}: {_listed(tested, classes)}; both need the same "
+            f"folders"
         )
     size, workers = cfg.DATASET.IMAGE_SIZE, cfg.DATASET.NUM_WORKERS
-    return Dataset("imagefolder", classes, *(_read_split(root / split, classes, size, workers) for split in ("train", "test")))
+    return Dataset(
+        "imagefolder",
+        classes,
+        *(_read_split(root / split, classes, size, workers) for split in ("train", "test")),
+    )
 
 
 def _classes(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"folder {str(folder)!r} is missing; {_EXPECTED}")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    classes = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
     if not classes:
         raise UserError(f"folder {str(folder)!r} has no class folders; {_EXPECTED}")
     return classes
@@ -59,9 +70,16 @@ def _listed(names: list[str], others: list[str]) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
     if not files:
-        raise UserError(f"class folder {str(folder)!r} has no images; each needs one that ends in {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"class folder {str(folder)!r} has no images; each needs one that ends in "
+            f"{', '.join(SUFFIXES)}"
+        )
     return files
 
 
@@ -72,18 +90,24 @@ def _read_split(folder: Path, classes: list[str], size: int, workers: int) -> Im
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
             raise UserError(
-                f"images differ in size: {str(files[0])!r} is {_size(images[0])}, {str(file)!r} is {_size(image)}; "
+                f"images differ in size: {str(files[0])!r} is {_size(images[0])}, {str(file)!r} is "
+                f"{_size(image)}; "
                 "set DATASET.IMAGE_SIZE"
             )
     targets = torch.repeat_interleave(torch.tensor([len(group) for group in per_class]))
     return Images(torch.stack(images), targets)
 
 
-def _decode_all(files: list[Path], decode: Callable[[Path], Tensor], workers: int, title: str) -> list[Tensor]:
-    progress = partial(tqdm, total=len(files), desc=title, disable=None)  # None: no bar where there is no terminal
+def _decode_all(
+    files: list[Path], decode: Callable[[Path], Tensor], workers: int, title: str
+) -> list[Tensor]:
+    # None: no bar where there is no terminal
+    progress = partial(tqdm, total=len(files), desc=title, disable=None)
     if workers == 0:
         return list(progress(map(decode, files)))
-    with ThreadPoolExecutor(workers) as pool:  # threads do: PIL decodes outside the interpreter's lock
+    with ThreadPoolExecutor(
+        workers
+    ) as pool:  # threads do: PIL decodes outside the interpreter's lock
         return list(progress(pool.map(decode, files)))
 
 
@@ -92,11 +116,21 @@ def _decode(file: Path, size: int) -> Tensor:
     try:
         with Image.open(file) as stored:
             mode, pixels = stored.mode, np.array(stored.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises each for broken files
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:  # PIL raises each for broken files
         reason = " ".join(str(error).split())
-        raise UserError(f"image {str(file)!r} cannot be decoded: {reason}; repair or remove the file") from error
+        raise UserError(
+            f"image {str(file)!r} cannot be decoded: {reason}; repair or remove the file"
+        ) from error
     if mode not in _MODES:
-        raise UserError(f"image {str(file)!r} has mode {mode}; allowed: 8 bits a channel ({', '.join(_MODES)}); convert it first")
+        raise UserError(
+            f"image {str(file)!r} has mode {mode}; allowed: 8 bits a channel "
+            f"({', '.join(_MODES)}); convert it first"
+        )
     image = torch.from_numpy(pixels)
     return shrink(image[None], size, f"image {str(file)!r}")[0] if size else image
 

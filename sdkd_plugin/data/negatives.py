@@ -5,15 +5,16 @@ import torch
 from torch import Tensor
 
 from sdkd_plugin.data.dataset import Dataset
-from sdkd_plugin.engine.randomness import keyed_generator
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.randomness import keyed_generator
 
 
 class NegativeSampler:
     """Draws uniformly and with replacement from all training images of other classes.
 
-    The training set is sorted by class once. With n_c images of class c starting at s_c in that order, a uniform u in
-    [0, N - n_c) is moved past the own class: the negative stands at u + n_c [u >= s_c].
+    The training set is sorted by class once. With n_c images of class c starting at s_c in that
+    order, a uniform u in [0, N - n_c) is moved past the own class: the negative stands at u + n_c
+    [u >= s_c].
 
     Args:
         num_negatives: K, above 0; may exceed the number of training images.
@@ -27,7 +28,8 @@ class NegativeSampler:
         if counts.max() == len(targets):
             name = dataset.classes[int(counts.argmax())]
             raise UserError(
-                f"all {len(targets)} training images are of class {name!r}; negatives need a second: check DATASET.ROOT"
+                f"all {len(targets)} training images are of class {name!r}; negatives need a "
+                f"second: check DATASET.ROOT"
             )
         self.num_negatives, self.device = num_negatives, device
         self.sorted = targets.argsort(stable=True).to(device)  # [N]
@@ -35,14 +37,18 @@ class NegativeSampler:
         self.starts = (counts.cumsum(0) - counts).to(device)
 
     def draw(self, batch_size: int, seed: int, epoch: int, batch: int) -> Tensor:
-        """Raw random bits for one batch, [batch_size, K] int32 on the CPU; they depend on the arguments and K alone.
+        """Raw random bits for one batch, [batch_size, K] int32 on the CPU; they depend on the
+        arguments and K alone.
 
         Args:
             batch_size: of the whole batch, over all ranks.
             epoch, batch: 1-based epoch, 0-based batch of it.
         """
         count = batch_size * self.num_negatives
-        raw = keyed_generator(seed, "negatives", epoch, batch).bit_generator.random_raw(-(-count // 2))  # 64 bits each
+        # 64 bits each
+        raw = keyed_generator(seed, "negatives", epoch, batch).bit_generator.random_raw(
+            -(-count // 2)
+        )
         return torch.from_numpy(raw.view(np.int32)[:count].reshape(batch_size, self.num_negatives))
 
     def contrastive_index(self, index: Tensor, target: Tensor, draws: Tensor) -> Tensor:
@@ -50,7 +56,8 @@ class NegativeSampler:
 
         Args:
             index, target: [N] positions in the training set and their classes.
-            draws: [N, K] int32 from `draw`. Scaling 32 bits to N - n_c places favours none by more than N / 2**32.
+            draws: [N, K] int32 from `draw`. Scaling 32 bits to N - n_c places favours none by more
+                than N / 2**32.
         """
         count = self.counts[target][:, None]  # [N, 1]
         bits = draws.to(self.device).long().bitwise_and_(0xFFFFFFFF)

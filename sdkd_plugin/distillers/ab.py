@@ -1,4 +1,6 @@
-"""AB: before training, student neurons learn to be active where the teacher's are (Heo et al., AAAI 2019, arXiv 1811.03233)."""
+"""AB: before training, student neurons learn to be active where the teacher's are (Heo et al., AAAI
+2019, arXiv 1811.03233).
+"""
 
 from collections.abc import Sequence
 
@@ -21,25 +23,31 @@ CONFIG = {
 SCALE = 3 / 1000  # of the reference codes
 
 
-def ab_loss(preacts_student: Sequence[Tensor], preacts_teacher: Sequence[Tensor], margin: float) -> Tensor:
-    """SCALE / N sum_l 2^(l - L) sum [max(0, m - s)^2 where t > 0, max(0, s + m)^2 elsewhere]; the last stage weighs most.
+def ab_loss(
+    preacts_student: Sequence[Tensor], preacts_teacher: Sequence[Tensor], margin: float
+) -> Tensor:
+    """SCALE / N sum_l 2^(l - L) sum [max(0, m - s)^2 where t > 0, max(0, s + m)^2 elsewhere]; the
+    last stage weighs most.
 
     Of the teacher's pre-activations t only the signs count.
 
     Args:
-        preacts_student, preacts_teacher: L maps [N, C, H, W] each, unbounded, equal shapes per stage.
+        preacts_student, preacts_teacher: L maps [N, C, H, W] each, unbounded, equal shapes per
+            stage.
         margin: m, above 0.
     Returns:
         scalar, at least 0; a sum over all neurons, averaged over the batch.
     Raises:
         UserError: two maps of a stage differ in shape.
-    Source: arXiv 1811.03233, with the weights of the reference codes (RepDistiller b84f547, bhheo/AB_distillation).
+    Source: arXiv 1811.03233, with the weights of the reference codes (RepDistiller b84f547,
+    bhheo/AB_distillation).
     """
     total = 0.0
     for student, teacher in zip(preacts_student, preacts_teacher, strict=True):
         if student.shape != teacher.shape:
             raise UserError(
-                f"AB compares maps of shape {list(student.shape)} (student) and {list(teacher.shape)} (teacher) per batch: its "
+                f"AB compares maps of shape {list(student.shape)} (student) and "
+                f"{list(teacher.shape)} (teacher) per batch: its "
                 "connectors fit images of 32x32 pixels; set DATASET.IMAGE_SIZE to 32"
             )
         student = at_least_float32(student)
@@ -50,28 +58,39 @@ def ab_loss(preacts_student: Sequence[Tensor], preacts_teacher: Sequence[Tensor]
 
 @METHODS.register("AB", config=CONFIG, epoch_keys=("INIT_EPOCHS",))
 class AB(FeatureInit):
-    """`FeatureInit` with `ab_loss` on the pre-activations of all stages; trains connectors beside the student in stage "init"."""
+    """`FeatureInit` with `ab_loss` on the pre-activations of all stages; trains connectors beside
+    the student in phase "init".
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher, "AB", cfg.AB)
         self.margin = cfg.AB.MARGIN
         if not self.margin > 0:
             raise UserError(f"AB.MARGIN is {self.margin}; allowed: above 0")
-        shapes_s, shapes_t = ([m.shape for m in probe(net)[1]["preact_feats"][1:]] for net in (student, teacher))
+        shapes_s, shapes_t = (
+            [m.shape for m in probe(net)[1]["preact_feats"][1:]] for net in (student, teacher)
+        )
         if len(shapes_s) != len(shapes_t):
             raise UserError(
-                f"AB pairs the stages of both networks, but the student has {len(shapes_s)} and the teacher {len(shapes_t)}: "
+                f"AB pairs the stages of both networks, but the student has {len(shapes_s)} and "
+                f"the teacher {len(shapes_t)}: "
                 "choose another DISTILLER.STUDENT or DISTILLER.TEACHER"
             )
-        self.connectors = nn.ModuleList(connector(*shapes) for shapes in zip(shapes_s, shapes_t, strict=True))
+        self.connectors = nn.ModuleList(
+            connector(*shapes) for shapes in zip(shapes_s, shapes_t, strict=True)
+        )
 
     def init_loss(self, feats_student: dict, feats_teacher: dict) -> Tensor:
-        maps = [connect(x) for connect, x in zip(self.connectors, feats_student["preact_feats"][1:], strict=True)]
+        maps = [
+            connect(x)
+            for connect, x in zip(self.connectors, feats_student["preact_feats"][1:], strict=True)
+        ]
         return ab_loss(maps, feats_teacher["preact_feats"][1:], self.margin)
 
 
 def connector(student: torch.Size, teacher: torch.Size) -> nn.Module:
-    """From a student map [N, C, H, W] to the teacher's shape: nothing if they are equal, else a convolution and a norm.
+    """From a student map [N, C, H, W] to the teacher's shape: nothing if they are equal, else a
+    convolution and a norm.
 
     Raises:
         UserError: the student's map is smaller, but not half as large.
@@ -82,7 +101,8 @@ def connector(student: torch.Size, teacher: torch.Size) -> nn.Module:
     if convolution is None:
         sizes = f"{student[2]}x{student[3]} to the teacher's {teacher[2]}x{teacher[3]}"
         raise UserError(
-            f"AB cannot bring a student map of {sizes}: allowed: half its size, or its size and more; choose another "
+            f"AB cannot bring a student map of {sizes}: allowed: half its size, or its size and "
+            f"more; choose another "
             "DISTILLER.STUDENT or DISTILLER.TEACHER"
         )
     return nn.Sequential(convolution, nn.BatchNorm2d(teacher[1]))

@@ -1,4 +1,6 @@
-"""AT: the student looks where the teacher looks (Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928)."""
+"""AT: the student looks where the teacher looks (Zagoruyko, Komodakis, ICLR 2017, arXiv
+1612.03928).
+"""
 
 from collections.abc import Sequence
 
@@ -22,19 +24,25 @@ CONFIG = {
 
 
 def attention(feat: Tensor, p: float) -> Tensor:
-    """Where a map [N, C, H, W] is active: mean over channels of |f|^p, as rows [N, H W] of length 1 (0 for a map of zeros)."""
-    return unit(at_least_float32(feat).abs().pow(p).mean(1).flatten(1))  # DIFF 2: |f|, as in the paper
+    """Where a map [N, C, H, W] is active: mean over channels of |f|^p, as rows [N, H W] of length 1
+    (0 for a map of zeros).
+    """
+    # DIFF 2: |f|, as in the paper
+    return unit(at_least_float32(feat).abs().pow(p).mean(1).flatten(1))
 
 
 def at_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], p: float) -> Tensor:
-    """Sum over stages of mean (A(F_S) - A(F_T))^2, A = `attention`, after average pooling of the larger map.
+    """Sum over stages of mean (A(F_S) - A(F_T))^2, A = `attention`, after average pooling of the
+    larger map.
 
     Args:
-        feats_student, feats_teacher: maps [N, C, H, W], paired from the first; what has no partner is left out.
+        feats_student, feats_teacher: maps [N, C, H, W], paired from the first; what has no partner
+            is left out.
         p: exponent, at least 1.
     Returns:
         scalar, at least 0; mean over the batch and the positions.
-    Source: arXiv 1612.03928, section 3.1; the mean as in the authors' code and RepDistiller b84f547.
+    Source: arXiv 1612.03928, section 3.1; the mean as in the authors' code and RepDistiller
+    b84f547.
     """
     pairs = [pool_pair(*maps) for maps in zip(feats_student, feats_teacher, strict=False)]
     return sum(F.mse_loss(attention(s, p), attention(t, p)) for s, t in pairs)  # DIFF 1
@@ -42,15 +50,23 @@ def at_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], p:
 
 @METHODS.register("AT", config=CONFIG)
 class AT(Distiller):
-    """CE_WEIGHT * CE + FEAT_WEIGHT * `at_loss` of the stages after the stem; nothing trainable beside the student."""
+    """CE_WEIGHT * CE + FEAT_WEIGHT * `at_loss` of the stages after the stem; nothing trainable
+    beside the student.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
-        self.p, self.ce_weight, self.feat_weight = cfg.AT.P, cfg.AT.LOSS.CE_WEIGHT, cfg.AT.LOSS.FEAT_WEIGHT
+        self.p, self.ce_weight, self.feat_weight = (
+            cfg.AT.P,
+            cfg.AT.LOSS.CE_WEIGHT,
+            cfg.AT.LOSS.FEAT_WEIGHT,
+        )
         if self.p < 1:  # the gradient would be infinite at 0, where a ReLU puts many activations
             raise UserError(f"AT.P is {self.p}; allowed: 1 or more")
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             feats_teacher = self.teacher(image)[1]

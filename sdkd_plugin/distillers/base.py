@@ -1,4 +1,6 @@
-"""The Distiller contract, shared with mdistiller: `Class(student, teacher, cfg)`, one step in `forward_train`."""
+"""The Distiller contract, shared with mdistiller: `Class(student, teacher, cfg)`, one step in
+`forward_train`.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +12,17 @@ from yacs.config import CfgNode as CN
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """One phase of a method's training, with an optimiser of its own.
 
     Args:
         name: as it stands in metrics.csv.
         epochs: how many, whole.
-        lr: constant learning rate; None: SOLVER's, with its decay counted in this stage's epochs.
-        scores: whether the accuracy in this stage is the method's (not so while only feature maps are being matched);
-            the last stage always scores.
-        validation: fraction of the training images that this stage holds out and hands to `before_step`.
+        lr: constant learning rate; None: SOLVER's, with its decay counted in this phase's epochs.
+        scores: whether the accuracy in this phase is the method's (not so while only feature maps
+            are being matched); the last phase always scores.
+        validation: fraction of the training images that this phase holds out and hands to
+            `before_step`.
     """
 
     name: str
@@ -32,31 +35,38 @@ class Stage:
 class Distiller(nn.Module):
     """Holds a student and a teacher; a method adds its own modules and its `forward_train`.
 
-    What a method needs from the loop it declares as class attributes; the loop reads them, never the method's name:
-        teacher_from: "checkpoint": trained and frozen; "scratch": freshly initialised, the method trains it; "none".
+    What a method needs from the loop it declares as class attributes; the loop reads them, never
+    the method's name:
+        teacher_from: "checkpoint": trained and frozen; "scratch": freshly initialised, the method
+            trains it; "none".
         needs_num_data: the constructor takes a fourth argument, the number of training images.
-        needs_negatives: `forward_train` receives `contrastive_index` [N, 1 + K] with K = `self.num_negatives`.
+        needs_negatives: `forward_train` receives `contrastive_index` [N, 1 + K] with K =
+            `self.num_negatives`.
         needs_constant_batch: a last short batch is left out.
-        optional_stages: its defaults need one stage; only some settings ask for more.
-        needs_model_extras: reads what only this package's models offer (`head_in`, `classifier_module`, `forward_head`).
-    and by overriding `stages`, `begin_stage`, `get_parameter_groups`, `before_step` and `deployed`.
-    Epoch-valued config keys are declared at registration (`epoch_keys`), so that short schedules scale them; so are keys that
-    name a file (`file_keys`), whose content then counts as part of the run's identity, not its path.
+        optional_phases: its defaults need one phase; only some settings ask for more.
+        needs_model_extras: reads what only this package's models offer (`head_in`,
+            `classifier_module`, `forward_head`).
+    and by overriding `phases`, `begin_phase`, `get_parameter_groups`, `before_step` and `deployed`.
+    Epoch-valued config keys are declared at registration (`epoch_keys`), so that short schedules
+    scale them; so are keys that name a file (`file_keys`), whose content then counts as part of the
+    run's identity, not its path.
     """
 
     teacher_from = "checkpoint"
     needs_num_data = False
     needs_negatives = False
     needs_constant_batch = False
-    optional_stages = False
+    optional_phases = False
     needs_model_extras = False
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None):
         super().__init__()
         self.student = student
         self.teacher = teacher
-        self.stage: Stage | None = None  # set by the loop; None under a loop that knows no stages
-        self.terms: dict[str, Tensor] = {}  # single loss terms of the last step, detached, for the log only
+        self.phase: Phase | None = None  # set by the loop; None under a loop that knows no phases
+        self.terms: dict[
+            str, Tensor
+        ] = {}  # single loss terms of the last step, detached, for the log only
         if self.teacher_from == "checkpoint":
             teacher.requires_grad_(False)
             teacher.eval()
@@ -74,44 +84,58 @@ class Distiller(nn.Module):
 
     def get_extra_parameters(self) -> int:
         """How many trainable numbers training adds to the student's own."""
-        return sum(p.numel() for p in self.get_learnable_parameters()) - sum(p.numel() for p in self.student.parameters())
+        return sum(p.numel() for p in self.get_learnable_parameters()) - sum(
+            p.numel() for p in self.student.parameters()
+        )
 
-    def stages(self, cfg: CN) -> list[Stage]:
-        """The phases of training in order; by default one, SOLVER's. `cfg` is scaled to this run's epochs."""
-        return [Stage("train", cfg.SOLVER.EPOCHS)]
+    def phases(self, cfg: CN) -> list[Phase]:
+        """The phases of training in order; by default one, SOLVER's. `cfg` is scaled to this run's
+        epochs.
+        """
+        return [Phase("train", cfg.SOLVER.EPOCHS)]
 
-    def begin_stage(self, stage: Stage) -> None:
-        """Called once before a stage's first epoch, for what must happen exactly once; not called again on resume.
+    def begin_phase(self, phase: Phase) -> None:
+        """Called once before a phase's first epoch, for what must happen exactly once; not called
+        again on resume.
 
-        Modes and freezing that hold throughout a stage belong in `train`, which sees `self.stage`.
+        Modes and freezing that hold throughout a phase belong in `train`, which sees `self.phase`.
         """
 
-    def get_parameter_groups(self, stage: Stage) -> list[dict[str, Any]]:
-        """What `stage` trains: optimiser groups with `params` and, where it differs from 1, `lr_factor`."""
+    def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
+        """What `phase` trains: optimiser groups with `params` and, where it differs from 1,
+        `lr_factor`.
+        """
         return [{"params": self.get_learnable_parameters()}]
 
     def before_step(self, optimizer: Optimizer, image: Tensor, target: Tensor, **extras) -> None:
-        """Called before each step's forward with the same arguments and, if the stage holds out images, `validation`."""
+        """Called before each step's forward with the same arguments and, if the phase holds out
+        images, `validation`.
+        """
 
     def deployed(self) -> nn.Module:
-        """The network to ship and score, image -> (logits, feats); its state is what `student_*` files hold.
+        """The network to ship and score, image -> (logits, feats); its state is what `student_*`
+        files hold.
 
-        Its layers must follow from the two networks' names, the number of classes and the method's config node, since
-        `engine.deploy` rebuilds it from these alone.
+        Its layers must follow from the two networks' names, the number of classes and the method's
+        config node, since `engine.deploy` rebuilds it from these alone.
         """
         return self.student
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """One training step's forward.
 
         Args:
             image: [N, 3, H, W], normalised.
             target: [N] int64 class numbers.
             epoch: 1-based.
-            extras: `index` [N] (position in the training set), `progress` (from 0 to 1, the part of this stage that is
-                done) and whatever the method declared. Under mdistiller's trainer only `epoch` may be there.
+            extras: `index` [N] (position in the training set), `progress` (from 0 to 1, the part of
+                this phase that is done) and whatever the method declared. Under mdistiller's
+                trainer only `epoch` may be there.
         Returns:
-            the student's logits [N, K] and the weighted scalar losses; the trainer minimises their sum.
+            the student's logits [N, K] and the weighted scalar losses; the trainer minimises their
+            sum.
         """
         raise NotImplementedError
 
@@ -126,15 +150,21 @@ class Distiller(nn.Module):
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy in float32 or wider, also under autocast. logits [N, K], target [N]; mean over the batch."""
+    """Cross entropy in float32 or wider, also under autocast. logits [N, K], target [N]; mean over
+    the batch.
+    """
     return F.cross_entropy(at_least_float32(logits), target)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Widens half precision: losses sum over classes and exponentiate, which fp16 and bf16 do not survive."""
+    """Widens half precision: losses sum over classes and exponentiate, which fp16 and bf16 do not
+    survive.
+    """
     return x.float() if x.dtype.itemsize < 4 else x
 
 
 def whole_epochs(epochs: float) -> int:
-    """An epoch count that a short schedule has scaled, as a whole number: at least 1, or 0 if it was 0."""
+    """An epoch count that a short schedule has scaled, as a whole number: at least 1, or 0 if it
+    was 0.
+    """
     return max(1, round(epochs)) if epochs else 0

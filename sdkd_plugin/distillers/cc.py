@@ -1,4 +1,6 @@
-"""CC: correlation congruence, how a batch's embeddings relate in both networks (Peng et al., ICCV 2019, arXiv 1904.01802)."""
+"""CC: correlation congruence, how a batch's embeddings relate in both networks (Peng et al., ICCV
+2019, arXiv 1904.01802).
+"""
 
 import math
 
@@ -16,7 +18,8 @@ from sdkd_plugin.registry import METHODS
 CONFIG = {
     "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
     "FEAT_WEIGHT": 0.02,  # weight of the correlations' loss; 100 is usual for "rbf"
-    "VARIANT": "neighbour",  # neighbour: the code behind the published tables (RepDistiller) | rbf: the paper's kernel
+    # neighbour: the code behind the published tables (RepDistiller) | rbf: the paper's kernel
+    "VARIANT": "neighbour",
     "FEAT_DIM": 128,  # "neighbour": length of both embeddings
     "GAMMA": 0.4,  # "rbf": the kernel is exp(-GAMMA |a - b|^2); above 0
     "P": 2,  # "rbf": order of its Taylor series; at least 1
@@ -25,7 +28,8 @@ VARIANTS = ("neighbour", "rbf")
 
 
 def neighbour_loss(emb_student: Tensor, emb_teacher: Tensor) -> Tensor:
-    """1 / (N - 1) sum_i Delta_i . Delta_(i+1), Delta = |e_S - e_T|: errors of successive images of the batch, multiplied.
+    """1 / (N - 1) sum_i Delta_i . Delta_(i+1), Delta = |e_S - e_T|: errors of successive images of
+    the batch, multiplied.
 
     Args:
         emb_student, emb_teacher: [N, D], unbounded.
@@ -34,27 +38,36 @@ def neighbour_loss(emb_student: Tensor, emb_teacher: Tensor) -> Tensor:
     Source: RepDistiller b84f547, which has it from the paper's authors.
     """
     delta = (at_least_float32(emb_student) - at_least_float32(emb_teacher)).abs()
-    return (delta[:-1] * delta[1:]).sum() / max(len(delta) - 1, 1)  # DIFF 1: a batch of one gives NaN there
+    # DIFF 1: a batch of one gives NaN there
+    return (delta[:-1] * delta[1:]).sum() / max(len(delta) - 1, 1)
 
 
 def rbf_loss(feat_student: Tensor, feat_teacher: Tensor, gamma: float, order: int) -> Tensor:
-    """mean over i, j of (K_S - K_T)^2, K_ij = e^(-2 gamma) sum_(p <= order) (2 gamma)^p / p! (u_i . u_j)^p.
+    """mean over i, j of (K_S - K_T)^2, K_ij = e^(-2 gamma) sum_(p <= order) (2 gamma)^p / p! (u_i .
+    u_j)^p.
 
-    u are the vectors divided by their length; the series tends to the Gaussian kernel exp(-gamma |u_i - u_j|^2).
+    u are the vectors divided by their length; the series tends to the Gaussian kernel exp(-gamma
+    |u_i - u_j|^2).
 
     Args:
         feat_student, feat_teacher: [N, D] and [N, D'], unbounded.
         gamma: above 0. order: at least 1.
     Returns:
         scalar, at least 0.
-    Source: arXiv 1904.01802, section 3.3 (equal order and the mean as in AberHu/Knowledge-Distillation-Zoo 65470c8).
+    Source: arXiv 1904.01802, section 3.3 (equal order and the mean as in
+    AberHu/Knowledge-Distillation-Zoo 65470c8).
     """
-    with torch.autocast(feat_student.device.type, enabled=False):  # which would round the products' inputs
+    with torch.autocast(
+        feat_student.device.type, enabled=False
+    ):  # which would round the products' inputs
         kernels = []
         for feat in (feat_student, feat_teacher):
             rows = unit(at_least_float32(feat))
             cosine = rows @ rows.T  # [N, N]
-            kernels.append(math.exp(-2 * gamma) * sum((2 * gamma * cosine) ** p / math.factorial(p) for p in range(order + 1)))
+            kernels.append(
+                math.exp(-2 * gamma)
+                * sum((2 * gamma * cosine) ** p / math.factorial(p) for p in range(order + 1))
+            )
         return F.mse_loss(*kernels)
 
 
@@ -73,7 +86,9 @@ class CC(Distiller):
             self.embed_s = nn.Linear(pooled_dim(student), self.node.FEAT_DIM)
             self.embed_t = nn.Linear(pooled_dim(teacher), self.node.FEAT_DIM)
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             feats_teacher = self.teacher(image)[1]

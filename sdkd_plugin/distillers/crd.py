@@ -1,4 +1,6 @@
-"""CRD: student and teacher embeddings of one image attract, those of other classes' images repel (Tian et al., ICLR 2020)."""
+"""CRD: student and teacher embeddings of one image attract, those of other classes' images repel
+(Tian et al., ICLR 2020).
+"""
 
 import math
 
@@ -33,40 +35,59 @@ CONFIG = {
 EPS = 1e-7  # of the reference code; added to the noise density K / M
 
 
-def contrastive_loss(emb: Tensor, memory: Tensor, contrastive_index: Tensor, tau: float, log_z: Tensor) -> Tensor:
-    """One side of CRD: -mean_i [log h(i, positive) + sum_k log(1 - h(i, k))], negatives drawn at density q = K / M.
+def contrastive_loss(
+    emb: Tensor, memory: Tensor, contrastive_index: Tensor, tau: float, log_z: Tensor
+) -> Tensor:
+    """One side of CRD: -mean_i [log h(i, positive) + sum_k log(1 - h(i, k))], negatives drawn at
+    density q = K / M.
 
-    With x = exp(emb . row / tau) / Z, h = x / (x + q + EPS), and q / (x + q + EPS) stands for 1 - h. All in log space, since
-    h is the sigmoid of log x - log(q + EPS): no similarity and no temperature overflows.
+    With x = exp(emb . row / tau) / Z, h = x / (x + q + EPS), and q / (x + q + EPS) stands for 1 -
+    h. All in log space, since h is the sigmoid of log x - log(q + EPS): no similarity and no
+    temperature overflows.
 
     Args:
         emb: [B, D], float32 or wider, rows of length 1.
         memory: [M, D], the other network's embeddings of all M training images; gets no gradient.
-        contrastive_index: [B, 1 + K] int64 rows of the memory, the positive first; repeats count each time.
+        contrastive_index: [B, 1 + K] int64 rows of the memory, the positive first; repeats count
+            each time.
         tau: temperature, above 0.
         log_z: scalar tensor, log Z, see `log_normaliser`.
     Returns:
         scalar, at least 0.
-    Source: arXiv 1910.10699, section 3.1; Z, EPS and q / (...) as the reference code has them (RepDistiller b84f547).
+    Source: arXiv 1910.10699, section 3.1; Z, EPS and q / (...) as the reference code has them
+    (RepDistiller b84f547).
     """
     return _ContrastiveLoss.apply(emb, memory, contrastive_index, tau, log_z)
 
 
 class _ContrastiveLoss(torch.autograd.Function):
-    """Takes the gradient during the forward pass, because the memory's rows are renewed before the backward pass."""
+    """Takes the gradient during the forward pass, because the memory's rows are renewed before the
+    backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, emb: Tensor, memory: Tensor, contrastive_index: Tensor, tau: float, log_z: Tensor) -> Tensor:
+    def forward(
+        ctx: FunctionCtx,
+        emb: Tensor,
+        memory: Tensor,
+        contrastive_index: Tensor,
+        tau: float,
+        log_z: Tensor,
+    ) -> Tensor:
         batch, negatives = contrastive_index.shape[0], contrastive_index.shape[1] - 1
         q = negatives / memory.shape[0]
-        # DIFF 1: one product with the whole memory, then picking scores: B M numbers instead of B K rows of D
+        # DIFF 1: one product with the whole memory, then picking scores: B M numbers instead of B K
+        # rows of D
         scores = emb / tau @ memory.T  # [B, M]
-        log_odds = scores.gather(1, contrastive_index).sub_(log_z + math.log(q + EPS))  # [B, 1 + K], log(h / (1 - h))
+        # [B, 1 + K], log(h / (1 - h))
+        log_odds = scores.gather(1, contrastive_index).sub_(log_z + math.log(q + EPS))
         log_odds[:, 1:].neg_()  # 1 - sigmoid(a) = sigmoid(-a)
         loss = -F.logsigmoid(log_odds).sum() / batch + negatives * math.log1p(EPS / q)
-        pull = torch.sigmoid(-log_odds)  # how far each h is from its goal: 1 for the positive, 0 for the negatives
+        # how far each h is from its goal: 1 for the positive, 0 for the negatives
+        pull = torch.sigmoid(-log_odds)
         pull[:, 1:].neg_()
-        pull = scores.zero_().scatter_add_(1, contrastive_index, pull)  # [B, M], -batch * d loss / d scores
+        # [B, M], -batch * d loss / d scores
+        pull = scores.zero_().scatter_add_(1, contrastive_index, pull)
         ctx.save_for_backward(pull @ memory / (-tau * batch))
         return loss
 
@@ -79,20 +100,26 @@ class _ContrastiveLoss(torch.autograd.Function):
 
 @torch.no_grad()
 def log_normaliser(emb: Tensor, memory: Tensor, contrastive_index: Tensor, tau: float) -> Tensor:
-    """log Z, where Z = M times the mean of exp(emb . row / tau) over all [B, 1 + K] pairs, so that x has mean 1 / M."""
+    """log Z, where Z = M times the mean of exp(emb . row / tau) over all [B, 1 + K] pairs, so that
+    x has mean 1 / M.
+    """
     scores = (emb / tau @ memory.T).gather(1, contrastive_index)
     return scores.flatten().logsumexp(0) + math.log(memory.shape[0] / scores.numel())
 
 
 @torch.no_grad()
 def renew(memory: Tensor, index: Tensor, emb: Tensor, momentum: float) -> None:
-    """memory[index] <- normalise(momentum * memory[index] + (1 - momentum) * emb), in place; `index` [B] without repeats."""
+    """memory[index] <- normalise(momentum * memory[index] + (1 - momentum) * emb), in place;
+    `index` [B] without repeats.
+    """
     memory.index_copy_(0, index, F.normalize(momentum * memory[index] + (1 - momentum) * emb))
 
 
 @METHODS.register("CRD", config=CONFIG)
 class CRD(Distiller):
-    """CE_WEIGHT * CE + FEAT_WEIGHT * (student side + teacher side); trains two linear embeddings beside the student."""
+    """CE_WEIGHT * CE + FEAT_WEIGHT * (student side + teacher side); trains two linear embeddings
+    beside the student.
+    """
 
     needs_num_data = True
     needs_negatives = True
@@ -101,7 +128,8 @@ class CRD(Distiller):
         super().__init__(student, teacher)
         check_node(cfg.CRD)
         nce, dim = cfg.CRD.NCE, cfg.CRD.FEAT.DIM
-        # DIFF 2: at most the training images, so that q <= 1. DIFF 3: whoever draws them may repeat one
+        # DIFF 2: at most the training images, so that q <= 1. DIFF 3: whoever draws them may repeat
+        # one
         self.num_negatives = min(nce.K, num_data)
         self.tau, self.momentum = nce.TEMPERATURE, nce.MOMENTUM
         self.ce_weight, self.feat_weight = cfg.CRD.LOSS.CE_WEIGHT, cfg.CRD.LOSS.FEAT_WEIGHT
@@ -111,25 +139,43 @@ class CRD(Distiller):
         bound = math.sqrt(3 / dim)  # uniform within it: rows of length about 1
         self.register_buffer("memory_s", torch.empty(num_data, dim).uniform_(-bound, bound))
         self.register_buffer("memory_t", torch.empty(num_data, dim).uniform_(-bound, bound))
-        self.register_buffer("log_z_s", torch.tensor(math.inf))  # infinite: not set; the first batch sets it for good
+        # infinite: not set; the first batch sets it for good
+        self.register_buffer("log_z_s", torch.tensor(math.inf))
         self.register_buffer("log_z_t", torch.tensor(math.inf))
 
     def forward_train(
-        self, image: Tensor, target: Tensor, index: Tensor, contrastive_index: Tensor, epoch: int = 1, **extras
+        self,
+        image: Tensor,
+        target: Tensor,
+        index: Tensor,
+        contrastive_index: Tensor,
+        epoch: int = 1,
+        **extras,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As in `Distiller`; index [N] int64 and contrastive_index [N, 1 + K] int64 are positions in the training set."""
+        """As in `Distiller`; index [N] int64 and contrastive_index [N, 1 + K] int64 are positions
+        in the training set.
+        """
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             feats_teacher = self.teacher(image)[1]
         # DIFF 5: float32 also under autocast; exp(1 / 0.07) is beyond float16
         with torch.autocast(image.device.type, enabled=False):
-            emb_s = F.normalize(self.embed_s(at_least_float32(feats_student["pooled_feat"])))  # [N, DIM] DIFF 6
+            # [N, DIM] DIFF 6
+            emb_s = F.normalize(self.embed_s(at_least_float32(feats_student["pooled_feat"])))
             emb_t = F.normalize(self.embed_t(at_least_float32(feats_teacher["pooled_feat"])))
             if self.log_z_s.isinf():
-                self.log_z_s.copy_(log_normaliser(emb_s, self.memory_t, contrastive_index, self.tau))
-                self.log_z_t.copy_(log_normaliser(emb_t, self.memory_s, contrastive_index, self.tau))
-            side_s = contrastive_loss(emb_s, self.memory_t, contrastive_index, self.tau, self.log_z_s)
-            side_t = contrastive_loss(emb_t, self.memory_s, contrastive_index, self.tau, self.log_z_t)
+                self.log_z_s.copy_(
+                    log_normaliser(emb_s, self.memory_t, contrastive_index, self.tau)
+                )
+                self.log_z_t.copy_(
+                    log_normaliser(emb_t, self.memory_s, contrastive_index, self.tau)
+                )
+            side_s = contrastive_loss(
+                emb_s, self.memory_t, contrastive_index, self.tau, self.log_z_s
+            )
+            side_t = contrastive_loss(
+                emb_t, self.memory_s, contrastive_index, self.tau, self.log_z_t
+            )
             renew(self.memory_s, index, emb_s, self.momentum)
             renew(self.memory_t, index, emb_t, self.momentum)
         self.terms = {"crd_s": side_s.detach(), "crd_t": side_t.detach()}
@@ -142,7 +188,9 @@ class CRD(Distiller):
 def check_node(node: CfgNode) -> None:
     """Raises UserError for a value of the CRD node that means nothing."""
     if node.MODE != "exact":  # DIFF 7
-        raise UserError(f"CRD.MODE is {node.MODE!r}; allowed: 'exact', which every published table uses")
+        raise UserError(
+            f"CRD.MODE is {node.MODE!r}; allowed: 'exact', which every published table uses"
+        )
     if node.FEAT.DIM < 1:
         raise UserError(f"CRD.FEAT.DIM is {node.FEAT.DIM}; allowed: 1 or more")
     if node.NCE.K < 1:

@@ -1,6 +1,8 @@
-"""DistPro-style: how much each teacher-student pathway counts at each moment is searched, then replayed (Deng et al., ECCV 2022).
+"""DistPro-style: how much each teacher-student pathway counts at each moment is searched, then
+replayed (Deng et al., ECCV 2022).
 
-The paper's record-and-replay is not public; ours is a reconstruction, and the card lists what is not known.
+The paper's record-and-replay is not public; ours is a reconstruction, and the card lists what is
+not known.
 """
 
 import copy
@@ -12,7 +14,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.distillers.base import Distiller, Stage, cross_entropy, whole_epochs
+from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy, whole_epochs
 from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.distillers.reviewkd import hcl
 from sdkd_plugin.errors import UserError, unknown
@@ -22,8 +24,9 @@ from sdkd_plugin.registry import METHODS
 CONFIG = {
     "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
     "KD_WEIGHT": 1.0,  # factor of "scaled" weights
-    "SEARCH_EPOCHS": 40,  # of the stage that searches; 0: no search, all pathways count alike
-    "VAL_RATIO": 0.2,  # fraction of the training images that the search judges by and does not train on
+    "SEARCH_EPOCHS": 40,  # of the phase that searches; 0: no search, all pathways count alike
+    # fraction of the training images that the search judges by and does not train on
+    "VAL_RATIO": 0.2,
     "ARCH_LR": 0.1,  # Adam's learning rate for alpha
     "SEARCH_NORM": "softmax",  # how alpha becomes weights in the search: softmax | biased | scaled
     "TRAIN_NORM": "scaled",  # and in the training that follows
@@ -36,7 +39,8 @@ REACH = 0.01  # length of the steps along v that measure a second derivative
 def pathway_weights(alpha: Tensor, norm: str, kd_weight: float) -> Tensor:
     """alpha [K] to weights [K] of the pathways.
 
-    softmax: softmax(alpha), sum 1; biased: softmax([alpha, 1]) without its last entry; scaled: K * kd_weight * biased.
+    softmax: softmax(alpha), sum 1; biased: softmax([alpha, 1]) without its last entry; scaled: K *
+    kd_weight * biased.
     """
     if norm == "softmax":
         return torch.softmax(alpha, 0)
@@ -45,7 +49,9 @@ def pathway_weights(alpha: Tensor, norm: str, kd_weight: float) -> Tensor:
 
 
 def replayed(process: Tensor, progress: float) -> Tensor:  # DIFF 1
-    """alpha [K] at this part of the training (0 to 1), linear between the records [T + 1, K] of a search of T epochs."""
+    """alpha [K] at this part of the training (0 to 1), linear between the records [T + 1, K] of a
+    search of T epochs.
+    """
     place = progress * (len(process) - 1)
     before = min(int(place), len(process) - 1)
     after = min(before + 1, len(process) - 1)
@@ -64,7 +70,8 @@ class Gate(nn.Module):
 
 
 class Pathway(nn.Module):
-    """One student map to the shape of one teacher map: conv3x3, norm, ReLU, gate, conv3x3, norm, ReLU, resize, conv3x3, norm.
+    """One student map to the shape of one teacher map: conv3x3, norm, ReLU, gate, conv3x3, norm,
+    ReLU, resize, conv3x3, norm.
 
     Convolutions without bias, from N(0, 2 / (9 C_out)); between them min(512, C_S, C_T) channels.
 
@@ -95,7 +102,9 @@ class Pathways(nn.Module):
 
     def __init__(self, channels: list[int], teacher_channels: list[int]):
         super().__init__()
-        self.pairs = [(t, s) for t in range(len(teacher_channels)) for s in range(len(channels)) if s >= t]
+        self.pairs = [
+            (t, s) for t in range(len(teacher_channels)) for s in range(len(channels)) if s >= t
+        ]
         self.paths = nn.ModuleList(Pathway(channels[s], teacher_channels[t]) for t, s in self.pairs)
 
     def forward(self, feats_student: list[Tensor], feats_teacher: list[Tensor]) -> Tensor:
@@ -107,14 +116,21 @@ class Pathways(nn.Module):
 
 
 def without_trace(module: nn.Module, weights: dict[str, Tensor], *inputs: object) -> object:
-    """Runs the module with these weights in place of its own; its buffers, running statistics too, stay as they are."""
-    # DIFF 2: in the release running statistics move in each of these passes, and the weights stay at the virtual step
+    """Runs the module with these weights in place of its own; its buffers, running statistics too,
+    stay as they are.
+    """
+    # DIFF 2: in the release running statistics move in each of these passes, and the weights stay
+    # at the virtual step
     buffers = {name: value.clone() for name, value in module.named_buffers()}
     return functional_call(module, {**weights, **buffers}, inputs)
 
 
-def adam_step(value: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, count: Tensor, lr: float) -> None:
-    """One step of Adam (betas 0.5, 0.999) on `value`, in place, as are its state `mean`, `square` and `count`."""
+def adam_step(
+    value: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, count: Tensor, lr: float
+) -> None:
+    """One step of Adam (betas 0.5, 0.999) on `value`, in place, as are its state `mean`, `square`
+    and `count`.
+    """
     count += 1
     steps = count.double()  # in float32, 1 - 0.999 would have four digits
     mean.lerp_(gradient, 1 - BETAS[0])
@@ -125,11 +141,13 @@ def adam_step(value: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, cou
 
 @METHODS.register("DISTPRO", config=CONFIG, epoch_keys=("SEARCH_EPOCHS",))
 class DistPro(Distiller):
-    """CE_WEIGHT * CE + sum of pathway weights times HCL losses; trains the pathways beside the student.
+    """CE_WEIGHT * CE + sum of pathway weights times HCL losses; trains the pathways beside the
+    student.
 
-    Stage "search" moves the weights' logits alpha before each step, so that the step lowers the CE on held-out images, and
-    records alpha. Stage "train" begins again from the initial weights, on all images, and replays the record stretched to its
-    own length. A loop that knows no stages replays an empty record: all pathways count alike.
+    Phase "search" moves the weights' logits alpha before each step, so that the step lowers the CE
+    on held-out images, and records alpha. Phase "train" begins again from the initial weights, on
+    all images, and replays the record stretched to its own length. A loop that knows no phases
+    replays an empty record: all pathways count alike.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
@@ -137,7 +155,9 @@ class DistPro(Distiller):
         self.node = cfg.DISTPRO
         check_node(self.node)
         # DIFF 3: measured, also the teacher's sizes, which the release sets to 32, 32, 16, 8
-        channels, teacher_channels = ([f.shape[1] for f in probe(net)[1]["preact_feats"]] for net in (student, teacher))
+        channels, teacher_channels = (
+            [f.shape[1] for f in probe(net)[1]["preact_feats"]] for net in (student, teacher)
+        )
         self.pathways = Pathways(channels, teacher_channels)
         alpha = torch.ones(len(self.pathways.pairs))
         self.register_buffer("alpha", alpha)
@@ -147,19 +167,21 @@ class DistPro(Distiller):
         # row e: alpha at the end of epoch e of the search
         self.register_buffer("process", alpha.repeat(whole_epochs(self.node.SEARCH_EPOCHS) + 1, 1))
         # not in the state: they follow from the seed, so a resumed run has the same
-        self.initial = {net: copy.deepcopy(net.state_dict()) for net in (self.student, self.pathways)}
+        self.initial = {
+            net: copy.deepcopy(net.state_dict()) for net in (self.student, self.pathways)
+        }
 
-    def stages(self, cfg: CN) -> list[Stage]:
+    def phases(self, cfg: CN) -> list[Phase]:
         epochs = whole_epochs(cfg.DISTPRO.SEARCH_EPOCHS)
-        search = Stage("search", epochs, scores=False, validation=cfg.DISTPRO.VAL_RATIO)
-        return [*([search] if epochs else []), Stage("train", cfg.SOLVER.EPOCHS)]
+        search = Phase("search", epochs, scores=False, validation=cfg.DISTPRO.VAL_RATIO)
+        return [*([search] if epochs else []), Phase("train", cfg.SOLVER.EPOCHS)]
 
     @property
     def searches(self) -> bool:
-        return self.stage is not None and self.stage.name == "search"
+        return self.phase is not None and self.phase.name == "search"
 
-    def begin_stage(self, stage: Stage) -> None:
-        if stage.name == "train":
+    def begin_phase(self, phase: Phase) -> None:
+        if phase.name == "train":
             for net, state in self.initial.items():  # DIFF 4: a fresh start on all images
                 net.load_state_dict(state)
 
@@ -176,16 +198,30 @@ class DistPro(Distiller):
             return
         gradient = self.meta_gradient(optimizer, image, target, *validation)
         with torch.no_grad():
-            adam_step(self.alpha, gradient, self.alpha_mean, self.alpha_square, self.alpha_steps, self.node.ARCH_LR)
+            adam_step(
+                self.alpha,
+                gradient,
+                self.alpha_mean,
+                self.alpha_square,
+                self.alpha_steps,
+                self.node.ARCH_LR,
+            )
             self.process[epoch:] = self.alpha  # what later epochs will overwrite
 
     def meta_gradient(
-        self, optimizer: Optimizer, image: Tensor, target: Tensor, held_image: Tensor, held_target: Tensor
+        self,
+        optimizer: Optimizer,
+        image: Tensor,
+        target: Tensor,
+        held_image: Tensor,
+        held_target: Tensor,
     ) -> Tensor:
-        """d CE(held-out images, theta') / d alpha [K], where theta' is the student after the step the optimiser would take.
+        """d CE(held-out images, theta') / d alpha [K], where theta' is the student after the step
+        the optimiser would take.
 
-        = -lr d/d alpha (grad_theta L_train . v), v the gradient of that CE at theta'. L_train depends on alpha through the
-        weights alone, so the pathways' losses at theta + r v and theta - r v suffice, without a backward pass.
+        = -lr d/d alpha (grad_theta L_train . v), v the gradient of that CE at theta'. L_train
+        depends on alpha through the weights alone, so the pathways' losses at theta + r v and theta
+        - r v suffice, without a backward pass.
         Source: the authors' code (DistPro 54f1d84), which follows DARTS.
         """
         theta, paths = dict(self.student.named_parameters()), dict(self.pathways.named_parameters())
@@ -204,7 +240,9 @@ class DistPro(Distiller):
             for r in (reach, -reach):
                 shifted = {name: p + r * g for (name, p), g in zip(theta.items(), v, strict=True)}
                 feats = without_trace(self.student, shifted, image)[1]
-                ends.append(without_trace(self.pathways, paths, feats["preact_feats"], maps_teacher))
+                ends.append(
+                    without_trace(self.pathways, paths, feats["preact_feats"], maps_teacher)
+                )
             slope = (ends[0] - ends[1]) / (2 * reach)  # [K], each loss's gradient times v
         alpha = self.alpha.detach().clone().requires_grad_()
         weights = pathway_weights(alpha, self.node.SEARCH_NORM, self.node.KD_WEIGHT)
@@ -220,16 +258,25 @@ class DistPro(Distiller):
         if self.searches:
             weights = pathway_weights(self.alpha, self.node.SEARCH_NORM, self.node.KD_WEIGHT)
         else:
-            weights = pathway_weights(replayed(self.process, progress), self.node.TRAIN_NORM, self.node.KD_WEIGHT)
-        self.terms = {f"weight_t{t}_s{s}": weight for (t, s), weight in zip(self.pathways.pairs, weights, strict=True)}
+            weights = pathway_weights(
+                replayed(self.process, progress), self.node.TRAIN_NORM, self.node.KD_WEIGHT
+            )
+        self.terms = {
+            f"weight_t{t}_s{s}": weight
+            for (t, s), weight in zip(self.pathways.pairs, weights, strict=True)
+        }
         return logits_student, {
             "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target),
             "loss_kd": (weights * losses).sum(),
         }
 
 
-def virtual_step(optimizer: Optimizer, theta: dict[str, Tensor], gradients: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """theta after the step that SGD with momentum and weight decay would take; leaves the optimiser and theta as they are."""
+def virtual_step(
+    optimizer: Optimizer, theta: dict[str, Tensor], gradients: tuple[Tensor, ...]
+) -> dict[str, Tensor]:
+    """theta after the step that SGD with momentum and weight decay would take; leaves the optimiser
+    and theta as they are.
+    """
     (group,) = optimizer.param_groups
     stepped = {}
     for (name, p), gradient in zip(theta.items(), gradients, strict=True):

@@ -1,4 +1,6 @@
-"""DKD: KD's KL split into its target and non-target part, weighted apart (Zhao et al., CVPR 2022, arXiv 2203.08679)."""
+"""DKD: KD's KL split into its target and non-target part, weighted apart (Zhao et al., CVPR 2022,
+arXiv 2203.08679).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +16,19 @@ CONFIG = {
     "ALPHA": 1.0,  # weight of TCKD, the target part
     "BETA": 8.0,  # weight of NCKD, the non-target part
     "T": 4.0,  # tau, divides both logits; above 0
-    "WARMUP": 20,  # epochs over which alpha and beta grow linearly to their full size; 0: full from the start
+    # epochs over which alpha and beta grow linearly to their full size; 0: full from the start
+    "WARMUP": 20,
 }
 
 
-def dkd_terms(logits_student: Tensor, logits_teacher: Tensor, target: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """Target-class and non-target-class KD, with KD = TCKD + (1 - p_target of the teacher) NCKD for every sample.
+def dkd_terms(
+    logits_student: Tensor, logits_teacher: Tensor, target: Tensor, tau: float
+) -> tuple[Tensor, Tensor]:
+    """Target-class and non-target-class KD, with KD = TCKD + (1 - p_target of the teacher) NCKD for
+    every sample.
 
-    TCKD = tau^2 KL over the pair (p_target, 1 - p_target); NCKD = tau^2 KL over the other K - 1 classes, renormalised.
+    TCKD = tau^2 KL over the pair (p_target, 1 - p_target); NCKD = tau^2 KL over the other K - 1
+    classes, renormalised.
 
     Args:
         logits_student, logits_teacher: [N, K], unbounded, K >= 3.
@@ -30,7 +37,8 @@ def dkd_terms(logits_student: Tensor, logits_teacher: Tensor, target: Tensor, ta
     Returns:
         TCKD and NCKD, scalars, averaged over the batch.
     Raises:
-        UserError: fewer than three classes (NCKD would be 0 for all inputs), or a target that is no class number.
+        UserError: fewer than three classes (NCKD would be 0 for all inputs), or a target that is no
+            class number.
     Source: arXiv 2203.08679, section 3.
     """
     check_target(target, logits_student.shape)
@@ -52,32 +60,49 @@ def split_target(logits: Tensor, target: Tensor, tau: float) -> tuple[Tensor, Te
     """
     logits, target = at_least_float32(logits), target.unsqueeze(1)  # [N, 1]
     column = torch.arange(logits.shape[1] - 1, device=logits.device)
-    others = logits.gather(1, column + (column >= target))  # [N, K - 1]: each row skips its target's column
-    # DIFF 1: logsumexp of the others, where log(1 - softmax) would be -inf once the target leads by about 100
+    # [N, K - 1]: each row skips its target's column
+    others = logits.gather(1, column + (column >= target))
+    # DIFF 1: logsumexp of the others, where log(1 - softmax) would be -inf once the target leads by
+    # about 100
     rest = tau * torch.logsumexp(others / tau, dim=1, keepdim=True)
     return torch.cat([logits.gather(1, target), rest], dim=1), others
 
 
 def check_target(target: Tensor, shape: torch.Size) -> None:
-    """Raises UserError unless target is [N] int64 in 0..K-1 and K >= 3, for logits of shape [N, K]."""
+    """Raises UserError unless target is [N] int64 in 0..K-1 and K >= 3, for logits of shape [N,
+    K].
+    """
     n, k = shape
     if k < 3:  # DIFF 2
-        raise UserError(f"DKD got logits for {k} classes; allowed: 3 or more, since with fewer its non-target part is 0")
+        raise UserError(
+            f"DKD got logits for {k} classes; allowed: 3 or more, since with fewer its non-target "
+            f"part is 0"
+        )
     if target.dtype != torch.int64 or target.shape != (n,):
-        raise UserError(f"DKD got targets of type {target.dtype}, shape {list(target.shape)}; allowed: torch.int64, shape [{n}]")
+        raise UserError(
+            f"DKD got targets of type {target.dtype}, shape {list(target.shape)}; allowed: "
+            f"torch.int64, shape [{n}]"
+        )
     low, high = (int(v) for v in torch.aminmax(target))
     if low < 0 or high >= k:
-        raise UserError(f"DKD got targets from {low} to {high}; allowed: class numbers from 0 to {k - 1}; check the labels")
+        raise UserError(
+            f"DKD got targets from {low} to {high}; allowed: class numbers from 0 to {k - 1}; "
+            f"check the labels"
+        )
 
 
 def warmup_factor(epoch: int, warmup: float) -> float:
-    """min(epoch / warmup, 1) with epoch counted from 1; warmup in epochs, not whole after scaling; 0: always 1."""
+    """min(epoch / warmup, 1) with epoch counted from 1; warmup in epochs, not whole after scaling;
+    0: always 1.
+    """
     return min(epoch / warmup, 1.0) if warmup > 0 else 1.0  # DIFF 3: 0 is allowed
 
 
 @METHODS.register("DKD", config=CONFIG, epoch_keys=("WARMUP",))
 class DKD(Distiller):
-    """CE_WEIGHT * CE + min(epoch / WARMUP, 1) * (ALPHA * TCKD + BETA * NCKD); nothing trainable beside the student."""
+    """CE_WEIGHT * CE + min(epoch / WARMUP, 1) * (ALPHA * TCKD + BETA * NCKD); nothing trainable
+    beside the student.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
@@ -86,7 +111,9 @@ class DKD(Distiller):
         if self.warmup < 0:
             raise UserError(f"DKD.WARMUP is {self.warmup}; allowed: 0 or more epochs")
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, _ = self.student(image)
         with torch.no_grad():
             logits_teacher, _ = self.teacher(image)

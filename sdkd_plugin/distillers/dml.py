@@ -1,11 +1,13 @@
-"""DML: two untrained networks train together, each imitating the other's probabilities (Zhang et al., CVPR 2018)."""
+"""DML: two untrained networks train together, each imitating the other's probabilities (Zhang et
+al., CVPR 2018).
+"""
 
 from typing import Any
 
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.distillers.base import Distiller, Stage, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
@@ -19,7 +21,8 @@ CONFIG = {
 
 
 def mutual_losses(logits_student: Tensor, logits_peer: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """tau^2 KL(p_peer || p_student) and tau^2 KL(p_student || p_peer); in each the first argument is a constant target.
+    """tau^2 KL(p_peer || p_student) and tau^2 KL(p_student || p_peer); in each the first argument
+    is a constant target.
 
     Args:
         logits_student, logits_peer: [N, K], unbounded.
@@ -31,15 +34,18 @@ def mutual_losses(logits_student: Tensor, logits_peer: Tensor, tau: float) -> tu
     Source: arXiv 1706.00384, equations 2 to 6, there with tau = 1.
     """
     # DIFF 2: in log space, where the authors' code adds 1e-8 inside the logarithm
-    return kd_loss(logits_student, logits_peer.detach(), tau), kd_loss(logits_peer, logits_student.detach(), tau)
+    return kd_loss(logits_student, logits_peer.detach(), tau), kd_loss(
+        logits_peer, logits_student.detach(), tau
+    )
 
 
 @METHODS.register("DML", config=CONFIG)
 class DML(Distiller):
-    """CE_WEIGHT * (CE of both) + KD_WEIGHT * (KL of both); trains the teacher's architecture from scratch as the peer.
+    """CE_WEIGHT * (CE of both) + KD_WEIGHT * (KL of both); trains the teacher's architecture from
+    scratch as the peer.
 
-    The targets are constants and the two networks share no parameter, so one backward pass of the sum gives each network
-    the gradient of its own loss.
+    The targets are constants and the two networks share no parameter, so one backward pass of the
+    sum gives each network the gradient of its own loss.
     """
 
     teacher_from = "scratch"  # DIFF 3: one peer
@@ -53,16 +59,22 @@ class DML(Distiller):
             if not node[key] > 0:
                 raise UserError(f"DML.{key} is {node[key]}; allowed: above 0")
 
-    def get_parameter_groups(self, stage: Stage) -> list[dict[str, Any]]:
+    def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
         student, peer = list(self.student.parameters()), list(self.teacher.parameters())
         return [{"params": student}, {"params": peer, "lr_factor": self.peer_lr_factor}]
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, _ = self.student(image)
         logits_peer, _ = self.teacher(image)
-        # DIFF 1: both from one forward pass each, where the paper's algorithm updates one network before the other looks
+        # DIFF 1: both from one forward pass each, where the paper's algorithm updates one network
+        # before the other looks
         kd_student, kd_peer = mutual_losses(logits_student, logits_peer, self.tau)
-        ce_student, ce_peer = cross_entropy(logits_student, target), cross_entropy(logits_peer, target)
+        ce_student, ce_peer = (
+            cross_entropy(logits_student, target),
+            cross_entropy(logits_peer, target),
+        )
         self.terms = {"peer_ce": ce_peer.detach(), "peer_kd": kd_peer.detach()}
         return logits_student, {
             "loss_ce": self.ce_weight * (ce_student + ce_peer),

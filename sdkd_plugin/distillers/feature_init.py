@@ -1,4 +1,6 @@
-"""What AB, FSP and two-stage FitNet share: first the student's feature maps are trained alone, then the network on the labels."""
+"""What AB, FSP and two-phase FitNet share: first the student's feature maps are trained alone, then
+the network on the labels.
+"""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -7,33 +9,39 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from sdkd_plugin.distillers.base import Distiller, Stage, cross_entropy, whole_epochs
+from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy, whole_epochs
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.probe import eval_mode
 from sdkd_plugin.errors import UserError
 
 INIT = "init"
 CONFIG = {
-    "INIT_EPOCHS": 30,  # epochs of the first stage, on top of SOLVER.EPOCHS; 0 leaves it out
-    "INIT_LR": 0.0,  # constant learning rate of the first stage; 0.0: SOLVER.LR
+    "INIT_EPOCHS": 30,  # epochs of the first phase, on top of SOLVER.EPOCHS; 0 leaves it out
+    "INIT_LR": 0.0,  # constant learning rate of the first phase; 0.0: SOLVER.LR
     "TEMPERATURE": 4.0,  # tau of the KD term, divides both logits; above 0
     "LOSS": {
-        "CE_WEIGHT": 1.0,  # second stage: weight of the cross entropy with the labels
-        "KD_WEIGHT": 0.0,  # second stage: weight of KD's tau^2 KL; 0.0: no teacher there
+        "CE_WEIGHT": 1.0,  # second phase: weight of the cross entropy with the labels
+        "KD_WEIGHT": 0.0,  # second phase: weight of KD's tau^2 KL; 0.0: no teacher there
     },
 }
 
 
 class FeatureInit(Distiller, ABC):
-    """Stage "init" minimises `init_loss` alone; stage "train" CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL, as KD does.
+    """Phase "init" minimises `init_loss` alone; phase "train" CE_WEIGHT * CE + KD_WEIGHT * tau^2
+    KL, as KD does.
 
-    In "init" the student is in eval mode, except for the modules that are trained: those that compute its `feats`.
+    In "init" the student is in eval mode, except for the modules that are trained: those that
+    compute its `feats`.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, name: str, node: CfgNode, layer: int = -1):
-        """`name` is the method's, `node` its config node with at least the keys of CONFIG, `layer` the last of `feats` used."""
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, name: str, node: CfgNode, layer: int = -1
+    ):
+        """`name` is the method's, `node` its config node with at least the keys of CONFIG, `layer`
+        the last of `feats` used.
+        """
         super().__init__(student, teacher)
-        check_stage(name, node)
+        check_phase(name, node)
         if not node.TEMPERATURE > 0:
             raise UserError(f"{name}.TEMPERATURE is {node.TEMPERATURE}; allowed: above 0")
         self.name, self.tau = name, node.TEMPERATURE
@@ -42,18 +50,24 @@ class FeatureInit(Distiller, ABC):
 
     @abstractmethod
     def init_loss(self, feats_student: dict, feats_teacher: dict) -> Tensor:
-        """The first stage's whole loss, a scalar in float32 or wider, from what the networks call feats."""
+        """The first phase's whole loss, a scalar in float32 or wider, from what the networks call
+        feats.
+        """
 
-    def stages(self, cfg: CfgNode) -> list[Stage]:
-        return [*init_stage(cfg, self.name), Stage("train", cfg.SOLVER.EPOCHS)]
+    def phases(self, cfg: CfgNode) -> list[Phase]:
+        return [*init_phase(cfg, self.name), Phase("train", cfg.SOLVER.EPOCHS)]
 
     def in_init(self) -> bool:
-        return self.stage is not None and self.stage.name == INIT
+        return self.phase is not None and self.phase.name == INIT
 
-    def get_parameter_groups(self, stage: Stage) -> list[dict[str, Any]]:
-        if stage.name != INIT:
+    def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
+        if phase.name != INIT:
             return [{"params": list(self.student.parameters())}]
-        own = [p for name, p in self.named_parameters() if not name.startswith(("student.", "teacher."))]
+        own = [
+            p
+            for name, p in self.named_parameters()
+            if not name.startswith(("student.", "teacher."))
+        ]
         return [{"params": own + [p for module in self.trained_first for p in module.parameters()]}]
 
     def train(self, mode: bool = True) -> "FeatureInit":
@@ -64,10 +78,14 @@ class FeatureInit(Distiller, ABC):
                 module.train()
         return self
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         if not self.in_init() and not self.kd_weight:
-            return logits_student, {"loss_ce": self.ce_weight * cross_entropy(logits_student, target)}
+            return logits_student, {
+                "loss_ce": self.ce_weight * cross_entropy(logits_student, target)
+            }
         with torch.no_grad():
             logits_teacher, feats_teacher = self.teacher(image)
         if self.in_init():
@@ -78,16 +96,19 @@ class FeatureInit(Distiller, ABC):
         }
 
 
-def init_stage(cfg: CfgNode, name: str) -> list[Stage]:
-    """The first stage as the node called `name` sets it: INIT_EPOCHS at the constant INIT_LR, or at SOLVER.LR if that is 0.
+def init_phase(cfg: CfgNode, name: str) -> list[Phase]:
+    """The first phase as the node called `name` sets it: INIT_EPOCHS at the constant INIT_LR, or at
+    SOLVER.LR if that is 0.
 
     Empty where INIT_EPOCHS is 0.
     """
     epochs = whole_epochs(cfg[name].INIT_EPOCHS)
-    return [Stage(INIT, epochs, lr=cfg[name].INIT_LR or cfg.SOLVER.LR, scores=False)] if epochs else []
+    return (
+        [Phase(INIT, epochs, lr=cfg[name].INIT_LR or cfg.SOLVER.LR, scores=False)] if epochs else []
+    )
 
 
-def check_stage(name: str, node: CfgNode) -> None:
+def check_phase(name: str, node: CfgNode) -> None:
     """Raises UserError for a negative INIT_EPOCHS or INIT_LR."""
     for key in ("INIT_EPOCHS", "INIT_LR"):
         if node[key] < 0:
@@ -95,20 +116,26 @@ def check_stage(name: str, node: CfgNode) -> None:
 
 
 def feature_modules(student: nn.Module, name: str, layer: int = -1) -> list[nn.Module]:
-    """Those of `student.get_feat_modules()` that compute `feats[layer]`; what comes behind it stays as it is.
+    """Those of `student.get_feat_modules()` that compute `feats[layer]`; what comes behind it stays
+    as it is.
 
     Raises:
         UserError: the student has no `get_feat_modules`; `name` is the method that asks.
     """
     if not hasattr(student, "get_feat_modules"):
         raise UserError(
-            f"{name} trains feature maps alone at first, but the student {type(student).__name__} has no get_feat_modules(): "
+            f"{name} trains feature maps alone at first, but the student {type(student).__name__} "
+            f"has no get_feat_modules(): "
             "choose a DISTILLER.STUDENT of sdkd_plugin.models, or add the method to its class"
         )
     parameters = list(student.parameters())
     with eval_mode(student), torch.enable_grad():
-        last = student(torch.zeros(1, 3, 32, 32, device=parameters[0].device, dtype=parameters[0].dtype))[1]["feats"][layer]
+        last = student(
+            torch.zeros(1, 3, 32, 32, device=parameters[0].device, dtype=parameters[0].dtype)
+        )[1]["feats"][layer]
         gradients = torch.autograd.grad(last.sum(), parameters, allow_unused=True)
-    reached = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    reached = {
+        id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
+    }
     own = [(module, {id(p) for p in module.parameters()}) for module in student.get_feat_modules()]
     return [module for module, ids in own if ids & reached or not ids]

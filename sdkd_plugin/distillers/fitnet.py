@@ -1,4 +1,6 @@
-"""FitNet: one of the student's maps, through a regressor, imitates the teacher's (Romero et al., ICLR 2015, arXiv 1412.6550)."""
+"""FitNet: one of the student's maps, through a regressor, imitates the teacher's (Romero et al.,
+ICLR 2015, arXiv 1412.6550).
+"""
 
 from typing import Any
 
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from sdkd_plugin.distillers.base import Distiller, Stage, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Phase, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.feature_init import FeatureInit
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.maps import fitting_convolution, pool_pair
@@ -18,19 +20,23 @@ from sdkd_plugin.registry import METHODS
 CONFIG = {
     "HINT_LAYER": 2,  # which map of both networks: 0 is the stem's, 1 the first stage's
     "INPUT_SIZE": [32, 32],  # read by mdistiller only; here both maps are measured
-    "INIT_EPOCHS": 0,  # 0: all losses at once; else the paper's form: so many epochs of the maps' distance, then the others
+    # 0: all losses at once; else the paper's form: so many epochs of the maps' distance, then the
+    # others
+    "INIT_EPOCHS": 0,
     "INIT_LR": 0.0,  # constant learning rate of those epochs; 0.0: SOLVER.LR
     "TEMPERATURE": 4.0,  # tau of the KD term, divides both logits; above 0
     "LOSS": {
         "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
         "FEAT_WEIGHT": 100.0,  # weight of the maps' distance
-        "KD_WEIGHT": 0.0,  # weight of KD's tau^2 KL; the paper has one, RepDistiller and mdistiller none
+        # weight of KD's tau^2 KL; the paper has one, RepDistiller and mdistiller none
+        "KD_WEIGHT": 0.0,
     },
 }
 
 
 def fitnet_loss(regressed: Tensor, feat_teacher: Tensor) -> Tensor:
-    """mean (r - F_T)^2 over batch, channels and positions; of different sizes, the larger map is average-pooled first.
+    """mean (r - F_T)^2 over batch, channels and positions; of different sizes, the larger map is
+    average-pooled first.
 
     Args:
         regressed: [N, C, H, W], the student's map behind the regressor, unbounded.
@@ -43,43 +49,62 @@ def fitnet_loss(regressed: Tensor, feat_teacher: Tensor) -> Tensor:
 
 
 def regressor(student: torch.Size, teacher: torch.Size) -> nn.Sequential:
-    """Convolution, norm and ReLU from a student map [N, C, H, W] to the teacher's channels and, if it can be, its size."""
+    """Convolution, norm and ReLU from a student map [N, C, H, W] to the teacher's channels and, if
+    it can be, its size.
+    """
     convolution = fitting_convolution(student, teacher)
-    if convolution is None:  # DIFF 2: keeps the student's size, to which the loss pools the teacher's map
+    if (
+        convolution is None
+    ):  # DIFF 2: keeps the student's size, to which the loss pools the teacher's map
         convolution = nn.Conv2d(student[1], teacher[1], kernel_size=3, padding=1)
     return nn.Sequential(convolution, nn.BatchNorm2d(teacher[1]), nn.ReLU())
 
 
 @METHODS.register("FITNET", config=CONFIG, epoch_keys=("INIT_EPOCHS",))
 class FitNet(FeatureInit):
-    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + FEAT_WEIGHT * `fitnet_loss`; trains a regressor beside the student.
+    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + FEAT_WEIGHT * `fitnet_loss`; trains a regressor
+    beside the student.
 
-    With INIT_EPOCHS the last term has a stage of its own, before the others, that trains the regressor and the student up to
-    HINT_LAYER.
+    With INIT_EPOCHS the last term has a phase of its own, before the others, that trains the
+    regressor and the student up to HINT_LAYER.
     """
 
-    optional_stages = True
+    optional_phases = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         node = cfg.FITNET
-        # DIFF 3: measured in eval mode; mdistiller's probe moves the running statistics of both networks
+        # DIFF 3: measured in eval mode; mdistiller's probe moves the running statistics of both
+        # networks
         feats = [probe(net)[1]["feats"] for net in (student, teacher)]
         last = min(map(len, feats)) - 1
         if not 0 <= node.HINT_LAYER <= last:
-            raise UserError(f"FITNET.HINT_LAYER is {node.HINT_LAYER}; allowed: 0 to {last}, the maps that both networks have")
+            raise UserError(
+                f"FITNET.HINT_LAYER is {node.HINT_LAYER}; allowed: 0 to {last}, the maps that both "
+                f"networks have"
+            )
         super().__init__(student, teacher, "FITNET", node, node.HINT_LAYER)
-        self.layer, self.feat_weight, self.staged = node.HINT_LAYER, node.LOSS.FEAT_WEIGHT, node.INIT_EPOCHS > 0
+        self.layer, self.feat_weight, self.phased = (
+            node.HINT_LAYER,
+            node.LOSS.FEAT_WEIGHT,
+            node.INIT_EPOCHS > 0,
+        )
         self.regressor = regressor(*(maps[self.layer].shape for maps in feats))
 
     def init_loss(self, feats_student: dict, feats_teacher: dict) -> Tensor:
         regressed = self.regressor(feats_student["feats"][self.layer])
         return self.feat_weight * fitnet_loss(regressed, feats_teacher["feats"][self.layer])
 
-    def get_parameter_groups(self, stage: Stage) -> list[dict[str, Any]]:
-        return super().get_parameter_groups(stage) if self.staged else Distiller.get_parameter_groups(self, stage)
+    def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
+        return (
+            super().get_parameter_groups(phase)
+            if self.phased
+            else Distiller.get_parameter_groups(self, phase)
+        )
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.staged:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.phased:
             return super().forward_train(image, target, epoch, **extras)
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
@@ -87,4 +112,7 @@ class FitNet(FeatureInit):
         loss_kd = self.init_loss(feats_student, feats_teacher)  # DIFF 1: all at once
         if self.kd_weight:
             loss_kd = loss_kd + self.kd_weight * kd_loss(logits_student, logits_teacher, self.tau)
-        return logits_student, {"loss_ce": self.ce_weight * cross_entropy(logits_student, target), "loss_kd": loss_kd}
+        return logits_student, {
+            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
+            "loss_kd": loss_kd,
+        }

@@ -1,4 +1,6 @@
-"""FSP: before training, the student learns how the teacher's maps flow from stage to stage (Yim, Joo, Bae, Kim, CVPR 2017)."""
+"""FSP: before training, the student learns how the teacher's maps flow from stage to stage (Yim,
+Joo, Bae, Kim, CVPR 2017).
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,7 +22,8 @@ CONFIG = dict(feature_init.CONFIG)
 
 
 def flow(bottom: Tensor, top: Tensor) -> Tensor:
-    """M = 1 / (H W) sum over positions of top bottom^T, after average pooling of the larger map to the smaller one's size.
+    """M = 1 / (H W) sum over positions of top bottom^T, after average pooling of the larger map to
+    the smaller one's size.
 
     Args:
         bottom: [N, C, H, W], the earlier map.
@@ -37,14 +40,20 @@ def fsp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
     """Sum over consecutive maps l, l + 1 of mean (M_student - M_teacher)^2, with M as in `flow`.
 
     Args:
-        feats_student, feats_teacher: maps [N, C_l, H_l, W_l], stem first, unbounded; equal numbers and channels, not sizes.
+        feats_student, feats_teacher: maps [N, C_l, H_l, W_l], stem first, unbounded; equal numbers
+            and channels, not sizes.
     Returns:
         scalar, at least 0; mean over the batch and the entries of M.
     Source: Yim et al., CVPR 2017; pooling and mean as in the reference code (RepDistiller b84f547).
     """
-    with torch.autocast(feats_student[0].device.type, enabled=False):  # which would round the products' inputs
+    with torch.autocast(
+        feats_student[0].device.type, enabled=False
+    ):  # which would round the products' inputs
         flows_student, flows_teacher = (
-            [flow(at_least_float32(bottom), at_least_float32(top)) for bottom, top in pairwise(feats)]
+            [
+                flow(at_least_float32(bottom), at_least_float32(top))
+                for bottom, top in pairwise(feats)
+            ]
             for feats in (feats_student, feats_teacher)
         )
         return sum(F.mse_loss(s, t) for s, t in zip(flows_student, flows_teacher, strict=True))
@@ -52,14 +61,19 @@ def fsp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
 
 @METHODS.register("FSP", config=CONFIG, epoch_keys=("INIT_EPOCHS",))
 class FSP(FeatureInit):
-    """`FeatureInit` with `fsp_loss` on all maps, stem included; nothing trainable beside the student."""
+    """`FeatureInit` with `fsp_loss` on all maps, stem included; nothing trainable beside the
+    student.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher, "FSP", cfg.FSP)
-        channels_s, channels_t = ([x.shape[1] for x in probe(net)[1]["feats"]] for net in (student, teacher))
+        channels_s, channels_t = (
+            [x.shape[1] for x in probe(net)[1]["feats"]] for net in (student, teacher)
+        )
         if channels_s != channels_t:
             raise UserError(
-                f"FSP needs equal channels in all maps, but the student has {channels_s} and the teacher {channels_t}: "
+                f"FSP needs equal channels in all maps, but the student has {channels_s} and the "
+                f"teacher {channels_t}: "
                 "choose another DISTILLER.STUDENT or DISTILLER.TEACHER"
             )
 

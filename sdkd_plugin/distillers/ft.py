@@ -1,4 +1,6 @@
-"""FT: factor transfer; the student imitates a compressed form of the teacher's last map (Kim, Park, Kwak, NeurIPS 2018)."""
+"""FT: factor transfer; the student imitates a compressed form of the teacher's last map (Kim, Park,
+Kwak, NeurIPS 2018).
+"""
 
 from typing import Any
 
@@ -7,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from sdkd_plugin.distillers.base import Distiller, Stage, at_least_float32, cross_entropy
-from sdkd_plugin.distillers.feature_init import INIT, check_stage, init_stage
+from sdkd_plugin.distillers.base import Distiller, Phase, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.feature_init import INIT, check_phase, init_phase
 from sdkd_plugin.distillers.maps import pool_pair, unit
 from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError, unknown
@@ -16,8 +18,11 @@ from sdkd_plugin.registry import METHODS
 
 CONFIG = {
     "K": 0.5,  # channels of a factor as a share of the teacher's; above 0
-    "PHI": "spatial",  # what is compared: spatial: mean of f^2 over the channels (RepDistiller) | full: f itself (paper)
-    "INIT_EPOCHS": 30,  # epochs in which the paraphraser alone is trained, on top of SOLVER.EPOCHS; 0 leaves them out
+    # what is compared: spatial: mean of f^2 over the channels (RepDistiller) | full: f itself
+    # (paper)
+    "PHI": "spatial",
+    # epochs in which the paraphraser alone is trained, on top of SOLVER.EPOCHS; 0 leaves them out
+    "INIT_EPOCHS": 30,
     "INIT_LR": 0.01,  # constant learning rate there; 0.0: SOLVER.LR
     "LOSS": {
         "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
@@ -31,8 +36,8 @@ SLOPE = 0.1  # of every leaky ReLU
 def ft_loss(factor_student: Tensor, factor_teacher: Tensor, phi: str) -> Tensor:
     """mean |phi(f_S) - phi(f_T)|, where phi has rows of length 1 and is either way [N, P].
 
-    "spatial": P = H W, the mean of f^2 over channels, after average pooling of the larger map to the smaller one's size;
-    "full": P = C H W, f itself.
+    "spatial": P = H W, the mean of f^2 over channels, after average pooling of the larger map to
+    the smaller one's size; "full": P = C H W, f itself.
 
     Args:
         factor_student, factor_teacher: [N, C, H, W], unbounded; "full" needs equal shapes.
@@ -44,24 +49,33 @@ def ft_loss(factor_student: Tensor, factor_teacher: Tensor, phi: str) -> Tensor:
     student, teacher = at_least_float32(factor_student), at_least_float32(factor_teacher)
     if phi == "spatial":
         student, teacher = (f.square().mean(1) for f in pool_pair(student, teacher))  # [N, H, W]
-    return F.l1_loss(unit(student.flatten(1)), unit(teacher.flatten(1)))  # DIFF 2: a factor of zeros gets no gradient
+    # DIFF 2: a factor of zeros gets no gradient
+    return F.l1_loss(unit(student.flatten(1)), unit(teacher.flatten(1)))
 
 
 class Paraphraser(nn.Module):
-    """Autoencoder of the teacher's last map: channels -> factor channels -> channels, 3x3 convolutions at its size."""
+    """Autoencoder of the teacher's last map: channels -> factor channels -> channels, 3x3
+    convolutions at its size.
+    """
 
     def __init__(self, channels: int, factor: int):
         super().__init__()
         self.encoder = nn.Sequential(*layers(nn.Conv2d, (channels, channels, factor, factor)))
-        self.decoder = nn.Sequential(*layers(nn.ConvTranspose2d, (factor, factor, channels, channels)))
+        self.decoder = nn.Sequential(
+            *layers(nn.ConvTranspose2d, (factor, factor, channels, channels))
+        )
 
     def forward(self, feat: Tensor) -> Tensor:
         """The reconstruction [N, C, H, W]."""
         return self.decoder(self.encoder(feat))
 
 
-def layers(convolution: type[nn.Module], widths: tuple[int, ...], norm: bool = False) -> list[nn.Module]:
-    """For each step from width to width a 3x3 convolution, a batch norm if `norm`, a leaky ReLU; also after the last."""
+def layers(
+    convolution: type[nn.Module], widths: tuple[int, ...], norm: bool = False
+) -> list[nn.Module]:
+    """For each step from width to width a 3x3 convolution, a batch norm if `norm`, a leaky ReLU;
+    also after the last.
+    """
     found: list[nn.Module] = []
     for before, after in zip(widths, widths[1:], strict=False):
         found.append(convolution(before, after, kernel_size=3, padding=1))
@@ -73,7 +87,8 @@ def layers(convolution: type[nn.Module], widths: tuple[int, ...], norm: bool = F
 
 @METHODS.register("FT", config=CONFIG, epoch_keys=("INIT_EPOCHS",))
 class FT(Distiller):
-    """Stage "init": the paraphraser minimises mean (reconstruction - F_T)^2; stage "train": CE plus `ft_loss` of the factors.
+    """Phase "init": the paraphraser minimises mean (reconstruction - F_T)^2; phase "train": CE plus
+    `ft_loss` of the factors.
 
     Trains a translator beside the student, which makes a factor of the student's last map.
     """
@@ -81,39 +96,56 @@ class FT(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         node = cfg.FT
-        check_stage("FT", node)
+        check_phase("FT", node)
         if node.PHI not in PHIS:
             raise unknown("value", node.PHI, PHIS, "FT.PHI")
         shape_s, shape_t = (probe(net)[1]["feats"][-1].shape for net in (student, teacher))
         factor = int(node.K * shape_t[1])
         if factor < 1:
-            raise UserError(f"FT.K is {node.K}, which leaves none of {shape_t[1]} channels; allowed: {1 / shape_t[1]:g} or more")
+            raise UserError(
+                f"FT.K is {node.K}, which leaves none of {shape_t[1]} channels; allowed: "
+                f"{1 / shape_t[1]:g} or more"
+            )
         if node.PHI == "full" and shape_s[2:] != shape_t[2:]:
             raise UserError(
-                f"FT.PHI 'full' needs last maps of one size, but the student has {shape_s[2]}x{shape_s[3]} and the teacher "
-                f"{shape_t[2]}x{shape_t[3]}: set FT.PHI to 'spatial' or choose another DISTILLER.STUDENT"
+                f"FT.PHI 'full' needs last maps of one size, but the student has "
+                f"{shape_s[2]}x{shape_s[3]} and the teacher "
+                f"{shape_t[2]}x{shape_t[3]}: set FT.PHI to 'spatial' or choose another "
+                f"DISTILLER.STUDENT"
             )
-        self.phi, self.ce_weight, self.feat_weight = node.PHI, node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT
+        self.phi, self.ce_weight, self.feat_weight = (
+            node.PHI,
+            node.LOSS.CE_WEIGHT,
+            node.LOSS.FEAT_WEIGHT,
+        )
         self.paraphraser = Paraphraser(shape_t[1], factor)
-        self.translator = nn.Sequential(*layers(nn.Conv2d, (shape_s[1], shape_s[1], factor, factor), norm=True))
+        self.translator = nn.Sequential(
+            *layers(nn.Conv2d, (shape_s[1], shape_s[1], factor, factor), norm=True)
+        )
 
-    def stages(self, cfg: CfgNode) -> list[Stage]:
-        return [*init_stage(cfg, "FT"), Stage("train", cfg.SOLVER.EPOCHS)]
+    def phases(self, cfg: CfgNode) -> list[Phase]:
+        return [*init_phase(cfg, "FT"), Phase("train", cfg.SOLVER.EPOCHS)]
 
-    def get_parameter_groups(self, stage: Stage) -> list[dict[str, Any]]:
-        trained = [self.paraphraser] if stage.name == INIT else [self.student, self.translator]
+    def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
+        trained = [self.paraphraser] if phase.name == INIT else [self.student, self.translator]
         return [{"params": [p for module in trained for p in module.parameters()]}]
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
-        """As in `Distiller`, but stage "init" runs no student and returns the teacher's logits."""
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As in `Distiller`, but phase "init" runs no student and returns the teacher's logits."""
         with torch.no_grad():
             logits_teacher, feats_teacher = self.teacher(image)
         feat_teacher = feats_teacher["feats"][-1]
-        if self.stage is not None and self.stage.name == INIT:
+        if self.phase is not None and self.phase.name == INIT:
             reconstruction = at_least_float32(self.paraphraser(feat_teacher))
-            return logits_teacher, {"loss_kd": F.mse_loss(reconstruction, at_least_float32(feat_teacher))}
+            return logits_teacher, {
+                "loss_kd": F.mse_loss(reconstruction, at_least_float32(feat_teacher))
+            }
         logits_student, feats_student = self.student(image)
-        with torch.no_grad():  # DIFF 1: the reference code computes gradients of the paraphraser and never uses them
+        with (
+            torch.no_grad()
+        ):  # DIFF 1: the reference code computes gradients of the paraphraser and never uses them
             factor_teacher = self.paraphraser.encoder(feat_teacher)
         factor_student = self.translator(feats_student["feats"][-1])
         return logits_student, {

@@ -1,4 +1,6 @@
-"""KD: the student imitates the teacher's softened class probabilities (Hinton, Vinyals, Dean 2015, arXiv 1503.02531)."""
+"""KD: the student imitates the teacher's softened class probabilities (Hinton, Vinyals, Dean 2015,
+arXiv 1503.02531).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +21,11 @@ CONFIG = {
 
 
 def kd_loss(logits_student: Tensor, logits_teacher: Tensor, tau: float) -> Tensor:
-    """tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau)), summed over classes, averaged over the batch.
+    """tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau)), summed over classes, averaged over the
+    batch.
 
-    Everything stays in log space, in float32 or wider, so logit gaps of 500 give finite values and gradients.
+    Everything stays in log space, in float32 or wider, so logit gaps of 500 give finite values and
+    gradients.
 
     Args:
         logits_student: [N, K], unbounded.
@@ -31,13 +35,19 @@ def kd_loss(logits_student: Tensor, logits_teacher: Tensor, tau: float) -> Tenso
         scalar, at least 0.
     Raises:
         UserError: tau is not above 0, or the two shapes differ.
-    Source: arXiv 1503.02531, section 2 and 2.1 (tau^2 keeps the gradient's size independent of tau).
+    Source: arXiv 1503.02531, section 2 and 2.1 (tau^2 keeps the gradient's size independent of
+    tau).
     """
     if not tau > 0:
-        raise UserError(f"the temperature tau is {tau}; allowed: above 0; set it in the method's config node")
+        raise UserError(
+            f"the temperature tau is {tau}; allowed: above 0; set it in the method's config node"
+        )
     if logits_student.shape != logits_teacher.shape:
         shapes = f"{list(logits_student.shape)} and {list(logits_teacher.shape)}"
-        raise UserError(f"student and teacher logits have shapes {shapes}; both must be [N, K] for the same K classes")
+        raise UserError(
+            f"student and teacher logits have shapes {shapes}; both must be [N, K] for the same K "
+            f"classes"
+        )
     log_student = F.log_softmax(at_least_float32(logits_student) / tau, dim=1)
     log_teacher = F.log_softmax(at_least_float32(logits_teacher) / tau, dim=1)
     # "batchmean" divides by N alone; "mean" would divide by K too and make the loss K times weaker
@@ -54,7 +64,9 @@ class KD(Distiller):
         self.ce_weight = cfg.KD.LOSS.CE_WEIGHT
         self.kd_weight = cfg.KD.LOSS.KD_WEIGHT
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, _ = self.student(image)
         with torch.no_grad():
             logits_teacher, _ = self.teacher(image)

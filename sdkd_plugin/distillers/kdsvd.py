@@ -1,4 +1,6 @@
-"""KDSVD: maps shrunk to their first singular vectors, compared from stage to stage (Lee, Kim, Song, ECCV 2018, 1807.06819)."""
+"""KDSVD: maps shrunk to their first singular vectors, compared from stage to stage (Lee, Kim, Song,
+ECCV 2018, 1807.06819).
+"""
 
 from collections.abc import Sequence
 
@@ -14,7 +16,8 @@ from sdkd_plugin.registry import METHODS
 
 CONFIG = {
     "K": 1,  # singular vectors kept per teacher map
-    # not in mdistiller, which has "width"; what the singular vectors lie on: channels: X is (H W) x C (RepDistiller, paper) |
+    # not in mdistiller, which has "width"; what the singular vectors lie on: channels: X is (H W) x
+    # C (RepDistiller, paper) |
     "FORM": "channels",  # width: X is (C H) x W
     "LOSS": {
         "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
@@ -25,14 +28,19 @@ FORMS = ("channels", "width")
 SPARE = 3  # more vectors of the student than of the teacher, to choose from
 
 
-def kdsvd_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], k: int, form: str) -> Tensor:
-    """1 / N sum over l >= 2 and all entries of (R_S - R_T)^2, R_abi = exp(-(V_l[a, i] - V_(l-1)[b, i])^2 / 8).
+def kdsvd_loss(
+    feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], k: int, form: str
+) -> Tensor:
+    """1 / N sum over l >= 2 and all entries of (R_S - R_T)^2, R_abi = exp(-(V_l[a, i] - V_(l-1)[b,
+    i])^2 / 8).
 
-    V_l holds the first k right singular vectors of map l, column i times the i-th singular value of the teacher's k, divided by
-    their norm. For each of the teacher's the student's is the one with the largest |cosine| among its first k + SPARE.
+    V_l holds the first k right singular vectors of map l, column i times the i-th singular value of
+    the teacher's k, divided by their norm. For each of the teacher's the student's is the one with
+    the largest |cosine| among its first k + SPARE.
 
     Args:
-        feats_student, feats_teacher: L maps [N, C, H, W], unbounded; equal C for "channels", equal W for "width".
+        feats_student, feats_teacher: L maps [N, C, H, W], unbounded; equal C for "channels", equal
+            W for "width".
         k: from 1 to the rank of the smallest map.
         form: "channels" or "width", see `matrix`.
     Returns:
@@ -42,20 +50,27 @@ def kdsvd_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor],
     Source: arXiv 1807.06819; alignment and sum as in RepDistiller b84f547.
     """
     total, before = 0.0, None
-    with torch.autocast(feats_student[0].device.type, enabled=False):  # which would round the products' inputs
+    with torch.autocast(
+        feats_student[0].device.type, enabled=False
+    ):  # which would round the products' inputs
         for feat_student, feat_teacher in zip(feats_student, feats_teacher, strict=True):
             with torch.no_grad():
                 teacher, values = singular_vectors(matrix(feat_teacher, form), k)
                 if teacher.shape[2] < k:
-                    raise UserError(f"KDSVD.K is {k}, but a map has {teacher.shape[2]} singular vectors; allowed: that or less")
-                # DIFF 1: the sign, which an SVD leaves open, is fixed; between stages it decides the value
+                    raise UserError(
+                        f"KDSVD.K is {k}, but a map has {teacher.shape[2]} singular vectors; "
+                        f"allowed: that or less"
+                    )
+                # DIFF 1: the sign, which an SVD leaves open, is fixed; between stages it decides
+                # the value
                 teacher = torch.where(teacher.sum(1, keepdim=True) < 0, -teacher, teacher)
                 scale = F.normalize(values, dim=1)[:, None]  # [N, 1, k]
             student = aligned(singular_vectors(matrix(feat_student, form), k + SPARE)[0], teacher)
             vectors = [student * scale, teacher * scale]
             if before is not None:
                 r_student, r_teacher = (
-                    torch.exp((upper[:, :, None] - lower[:, None]).square() / -8)  # [N, C_l, C_(l-1), k]
+                    # [N, C_l, C_(l-1), k]
+                    torch.exp((upper[:, :, None] - lower[:, None]).square() / -8)
                     for upper, lower in zip(vectors, before, strict=True)
                 )
                 total = total + (r_student - r_teacher).square().sum()
@@ -64,38 +79,47 @@ def kdsvd_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor],
 
 
 def matrix(feat: Tensor, form: str) -> Tensor:
-    """A map [N, C, H, W] as matrices, float32 or wider: "channels": [N, H W, C]; "width": [N, C H, W]."""
+    """A map [N, C, H, W] as matrices, float32 or wider: "channels": [N, H W, C]; "width": [N, C H,
+    W].
+    """
     feat = at_least_float32(feat)
     return feat.flatten(2).mT if form == "channels" else feat.flatten(1, 2)
 
 
 def singular_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The first n right singular vectors of each matrix and their singular values, from the smaller Gram matrix.
+    """The first n right singular vectors of each matrix and their singular values, from the smaller
+    Gram matrix.
 
-    The gradient is that of the eigenvectors: dU_i = sum_j U_j (U_j . dG U_i) / (e_i - e_j), where d stands for the distance
-    e_i - e_j of two eigenvalues, with 1 / d broadened to d / (d^2 + s^2): equal eigenvalues give no gradient instead of an
-    infinite one. Vectors of singular value 0 are arbitrary; here they are 0 and have no gradient.
+    The gradient is that of the eigenvectors: dU_i = sum_j U_j (U_j . dG U_i) / (e_i - e_j), where d
+    stands for the distance e_i - e_j of two eigenvalues, with 1 / d broadened to d / (d^2 + s^2):
+    equal eigenvalues give no gradient instead of an infinite one. Vectors of singular value 0 are
+    arbitrary; here they are 0 and have no gradient.
 
     Args:
         x: [N, R, D], float32 or wider.
         n: how many; at most min(R, D) are there.
     Returns:
-        [N, D, n], columns of length 1 or 0, and [N, n], in falling order, divided by the matrix' Frobenius norm.
+        [N, D, n], columns of length 1 or 0, and [N, n], in falling order, divided by the matrix'
+        Frobenius norm.
     """
     precision = torch.finfo(x.dtype).eps
-    norm = torch.linalg.matrix_norm(x.detach(), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)  # [N, 1, 1]
+    # [N, 1, 1]
+    norm = torch.linalg.matrix_norm(x.detach(), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     x = x / norm  # no factor changes V, so this one needs no gradient
     wide = x.shape[1] < x.shape[2]
     gram = x @ x.mT if wide else x.mT @ x
-    # DIFF 2: an eigendecomposition of a small matrix, batched; the reference codes' SVD has no gradient for equal singular values
+    # DIFF 2: an eigendecomposition of a small matrix, batched; the reference codes' SVD has no
+    # gradient for equal singular values
     values, vectors = torch.linalg.eigh(gram.detach().nan_to_num())  # rising; NaN it would refuse
     top_values, top = values[:, -n:].flip(1), vectors[:, :, -n:].flip(2)  # [N, n], [N, M, n]
     distance = top_values[:, None] - values[:, :, None]  # [N, M, n]
-    inverse = distance / (distance.square() + precision)  # s^2 is the precision: s lies half way to it, in digits
+    # s^2 is the precision: s lies half way to it, in digits
+    inverse = distance / (distance.square() + precision)
     # the value of this sum is 0; its gradient is the one above, since all but `gram` are constants
     top = top + vectors @ (inverse * (vectors.mT @ ((gram - gram.detach()) @ top)))
     there = top_values > precision * x.shape[-1]
-    top = torch.where(there[:, None], top, 0 * norm)  # DIFF 3: NaN if the matrix is not finite, so that the loop can tell
+    # DIFF 3: NaN if the matrix is not finite, so that the loop can tell
+    top = torch.where(there[:, None], top, 0 * norm)
     if wide:
         top = x.mT @ top
         top = top / torch.where(there, torch.linalg.vector_norm(top, dim=1), 1)[:, None]
@@ -103,7 +127,8 @@ def singular_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def aligned(student: Tensor, teacher: Tensor) -> Tensor:
-    """For each teacher vector the student vector of largest |cosine|, with the sign of that cosine; a zero vector for 0.
+    """For each teacher vector the student vector of largest |cosine|, with the sign of that cosine;
+    a zero vector for 0.
 
     Args:
         student: [N, D, m]. teacher: [N, D, k].
@@ -117,7 +142,9 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
 
 @METHODS.register("KDSVD", config=CONFIG)
 class KDSVD(Distiller):
-    """CE_WEIGHT * CE + FEAT_WEIGHT * `kdsvd_loss` of the stages after the stem; nothing trainable beside the student."""
+    """CE_WEIGHT * CE + FEAT_WEIGHT * `kdsvd_loss` of the stages after the stem; nothing trainable
+    beside the student.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
@@ -129,20 +156,28 @@ class KDSVD(Distiller):
         self.k, self.form = node.K, node.FORM
         self.ce_weight, self.feat_weight = node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT
         axis = 1 if self.form == "channels" else 3
-        sides_s, sides_t = ([x.shape[axis] for x in probe(net)[1]["feats"][1:]] for net in (student, teacher))
+        sides_s, sides_t = (
+            [x.shape[axis] for x in probe(net)[1]["feats"][1:]] for net in (student, teacher)
+        )
         if sides_s != sides_t:
             what = "channels" if axis == 1 else "widths in pixels"
             other = FORMS[self.form == FORMS[0]]
             raise UserError(
-                f"KDSVD.FORM {self.form!r} needs equal {what} in all stages, but the student has {sides_s} and the teacher "
-                f"{sides_t}: set KDSVD.FORM to {other!r} or choose another DISTILLER.STUDENT or DISTILLER.TEACHER"
+                f"KDSVD.FORM {self.form!r} needs equal {what} in all stages, but the student has "
+                f"{sides_s} and the teacher "
+                f"{sides_t}: set KDSVD.FORM to {other!r} or choose another DISTILLER.STUDENT or "
+                f"DISTILLER.TEACHER"
             )
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             feats_teacher = self.teacher(image)[1]
-        distance = kdsvd_loss(feats_student["feats"][1:], feats_teacher["feats"][1:], self.k, self.form)
+        distance = kdsvd_loss(
+            feats_student["feats"][1:], feats_teacher["feats"][1:], self.k, self.form
+        )
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
             "loss_kd": self.feat_weight * distance,

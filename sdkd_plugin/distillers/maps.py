@@ -1,4 +1,6 @@
-"""What methods that compare maps share: a common size, rows of length 1, a convolution from one shape to another."""
+"""What methods that compare maps share: a common size, rows of length 1, a convolution from one
+shape to another.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,9 @@ EPS = 1e-12  # rows shorter than this have no direction
 
 
 def pool_pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps [N, C, H, W] and [N, D, H', W'], each average-pooled to the smaller height and width of the two."""
+    """Two maps [N, C, H, W] and [N, D, H', W'], each average-pooled to the smaller height and width
+    of the two.
+    """
     size = [min(sides) for sides in zip(a.shape[2:], b.shape[2:], strict=True)]
     # pooling is left out where it would change nothing but cost time
     a, b = (x if list(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
@@ -25,13 +29,18 @@ def unit(x: Tensor) -> Tensor:
 
 
 def fitting_convolution(student: torch.Size, teacher: torch.Size) -> nn.Module | None:
-    """A convolution with bias from a student map [N, C, H, W] to the teacher's shape; None if none of the kinds fits.
+    """A convolution with bias from a student map [N, C, H, W] to the teacher's shape; None if none
+    of the kinds fits.
 
-    Twice the teacher's size: 3x3, stride 2; half: transposed 4x4, stride 2; equal: 1x1; larger otherwise: as large as the
-    difference needs, unpadded. Smaller otherwise: None.
+    Twice the teacher's size: 3x3, stride 2; half: transposed 4x4, stride 2; equal: 1x1; larger
+    otherwise: as large as the difference needs, unpadded. Smaller otherwise: None.
     Source: RepDistiller b84f547 and mdistiller a08d46f, which choose so for FitNet (and AB).
     """
-    channels, high, wide = (student[1], teacher[1]), student[2] - teacher[2], student[3] - teacher[3]
+    channels, high, wide = (
+        (student[1], teacher[1]),
+        student[2] - teacher[2],
+        student[3] - teacher[3],
+    )
     if student[2] == 2 * teacher[2]:
         return nn.Conv2d(*channels, kernel_size=3, stride=2, padding=1)
     if 2 * student[2] == teacher[2]:

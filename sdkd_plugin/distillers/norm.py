@@ -1,4 +1,6 @@
-"""NORM: N copies' worth of student channels imitate the teacher's last map, and fold away (Liu et al., ICLR 2023)."""
+"""NORM: N copies' worth of student channels imitate the teacher's last map, and fold away (Liu et
+al., ICLR 2023).
+"""
 
 import copy
 from bisect import bisect_left
@@ -18,21 +20,27 @@ from sdkd_plugin.registry import METHODS
 
 CONFIG = {
     "N": 8,  # how many student maps imitate the teacher's one; at least 1
-    "RESIDUAL": True,  # whether the transform is added to its input (the paper's default FT) or replaces it (its plain FT)
-    "CE_WEIGHT": 0.1,  # weight of the cross entropy with the labels; published: searched in 1/16 to 1/2, by pair
+    # whether the transform is added to its input (the paper's default FT) or replaces it (its plain
+    # FT)
+    "RESIDUAL": True,
+    # weight of the cross entropy with the labels; published: searched in 1/16 to 1/2, by pair
+    "CE_WEIGHT": 0.1,
     "KD_WEIGHT": 0.0,  # weight of tau^2 KL; above 0: the paper's NORM+KD
     "T": 4.0,  # tau of that KL; above 0
     "FEAT_WEIGHT": 1.0,  # weight of the feature loss at its height
-    "RAMP_EPOCHS": [10, 20, 180, 210],  # the last epochs of all but the last phase of the feature loss, ascending
+    # the last epochs of all but the last phase of the feature loss, ascending
+    "RAMP_EPOCHS": [10, 20, 180, 210],
     "RAMP_WEIGHTS": [0.1, 0.5, 1.0, 0.5, 0.1],  # its factor in each phase
-    "LOGIT_NORM": True,  # whether CE and KL see both networks' logits brought to mean 0 and deviation LOGIT_SCALE
+    # whether CE and KL see both networks' logits brought to mean 0 and deviation LOGIT_SCALE
+    "LOGIT_NORM": True,
     "LOGIT_SCALE": 2.5,
 }
 EPS = 1e-7  # added to the variance of a sample's logits, as in the authors' code
 
 
 def norm_loss(expanded: Tensor, map_teacher: Tensor, n: int) -> Tensor:
-    """Sum over the N parts u_1..u_N of the student's expanded map of MSE(u_i, F_T), F_T max-pooled to the student's size.
+    """Sum over the N parts u_1..u_N of the student's expanded map of MSE(u_i, F_T), F_T max-pooled
+    to the student's size.
 
     Args:
         expanded: [B, N C_T, H, W].
@@ -40,7 +48,8 @@ def norm_loss(expanded: Tensor, map_teacher: Tensor, n: int) -> Tensor:
         n: N.
     Returns:
         scalar, at least 0.
-    Source: arXiv 2305.13803; the authors' code tiles F_T N times and multiplies the mean by N, which is the same.
+    Source: arXiv 2305.13803; the authors' code tiles F_T N times and multiplies the mean by N,
+    which is the same.
     """
     parts = at_least_float32(expanded).unflatten(1, (n, -1))  # [B, N, C_T, H, W]
     # DIFF 1: to the student's size exactly, also where that is no whole fraction of the teacher's
@@ -49,7 +58,9 @@ def norm_loss(expanded: Tensor, map_teacher: Tensor, n: int) -> Tensor:
 
 
 def normalised(logits: Tensor, scale: float) -> Tensor:
-    """Logits [B, K] with mean 0 and standard deviation `scale` over each sample's classes; the order of classes stays."""
+    """Logits [B, K] with mean 0 and standard deviation `scale` over each sample's classes; the
+    order of classes stays.
+    """
     logits = at_least_float32(logits)
     return scale * F.layer_norm(logits, logits.shape[1:], eps=EPS)
 
@@ -77,24 +88,33 @@ class Transform(nn.Module):
 
     @torch.no_grad()
     def affine(self) -> tuple[Tensor, Tensor]:
-        """A [C, C] and c [C], float64, such that in eval mode FT maps every position's x to A x + c."""
-        (expand, shift_u), (contract, shift) = (_affine(*pair) for pair in (self.expand, self.contract))
+        """A [C, C] and c [C], float64, such that in eval mode FT maps every position's x to A x +
+        c.
+        """
+        (expand, shift_u), (contract, shift) = (
+            _affine(*pair) for pair in (self.expand, self.contract)
+        )
         a, c = contract @ expand, contract @ shift_u + shift
         return (a + torch.eye(len(a), dtype=a.dtype, device=a.device) if self.residual else a), c
 
 
 def _affine(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Matrix [C_out, C_in] and shift [C_out] of a 1x1 convolution without bias and its norm in eval mode, in float64."""
+    """Matrix [C_out, C_in] and shift [C_out] of a 1x1 convolution without bias and its norm in eval
+    mode, in float64.
+    """
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale[:, None] * conv.weight.double()[:, :, 0, 0], norm.bias.double() - scale * norm.running_mean.double()
+    return scale[:, None] * conv.weight.double()[
+        :, :, 0, 0
+    ], norm.bias.double() - scale * norm.running_mean.double()
 
 
 @torch.no_grad()
 def fold(student: CifarNet, transform: Transform) -> CifarNet:
     """A copy of the student that computes in eval mode what student and FT do together.
 
-    W (A p + c) + b = (W A) p + (W c + b): where the average follows at once, FT disappears into the classifier. WRN's norm and
-    ReLU stand between, so there it becomes one 1x1 convolution in front of that norm.
+    W (A p + c) + b = (W A) p + (W c + b): where the average follows at once, FT disappears into the
+    classifier. WRN's norm and ReLU stand between, so there it becomes one 1x1 convolution in front
+    of that norm.
     """
     a, c = transform.affine()
     folded = copy.deepcopy(student)
@@ -113,7 +133,9 @@ def fold(student: CifarNet, transform: Transform) -> CifarNet:
 
 @METHODS.register("NORM", config=CONFIG, epoch_keys=("RAMP_EPOCHS",))
 class NORM(Distiller):
-    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + ramp(epoch) * FEAT_WEIGHT * NORM loss; the student has FT before its head."""
+    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + ramp(epoch) * FEAT_WEIGHT * NORM loss; the student
+    has FT before its head.
+    """
 
     needs_model_extras = True
 
@@ -125,7 +147,8 @@ class NORM(Distiller):
         if own[2] > theirs[2]:
             sizes = f"{own[2]}x{own[2]} and {theirs[2]}x{theirs[2]}"
             raise UserError(
-                f"NORM shrinks the teacher's last map to the student's and cannot enlarge it: for 32x32 images the student's and "
+                f"NORM shrinks the teacher's last map to the student's and cannot enlarge it: for "
+                f"32x32 images the student's and "
                 f"the teacher's are {sizes}; choose another DISTILLER.TEACHER or DISTILLER.STUDENT"
             )
         # DIFF 2: also for N = 1, where the authors' code leaves it out
@@ -134,7 +157,9 @@ class NORM(Distiller):
     def deployed(self) -> nn.Module:
         return fold(self.student, self.transform)
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, expanded = self.unfolded(image)
         with torch.no_grad():
             logits_teacher, feats_teacher = self.teacher(image)
@@ -147,14 +172,17 @@ class NORM(Distiller):
         self.terms = {"norm_feat": feat.detach(), "kd": kd.detach()}
         # DIFF 3: epochs from 1 to 240, where the authors' loop counts from 0 to 240
         ramp = self.node.RAMP_WEIGHTS[bisect_left(self.node.RAMP_EPOCHS, epoch)]
-        # DIFF 4: the logits as they are, since they are what ships; the losses alone see the normalised ones
+        # DIFF 4: the logits as they are, since they are what ships; the losses alone see the
+        # normalised ones
         return logits_student, {
             "loss_ce": self.node.CE_WEIGHT * cross_entropy(own, target),
             "loss_kd": ramp * self.node.FEAT_WEIGHT * feat + self.node.KD_WEIGHT * kd,
         }
 
     def unfolded(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's logits [B, K] with FT in place, and FT's expanded map u [B, N C_T, H, W]."""
+        """The student's logits [B, K] with FT in place, and FT's expanded map u [B, N C_T, H,
+        W].
+        """
         expanded: list[Tensor] = []
 
         def insert(x: Tensor) -> Tensor:
@@ -175,5 +203,6 @@ def check_node(node: CN) -> None:
     epochs, weights = node.RAMP_EPOCHS, node.RAMP_WEIGHTS
     if sorted(epochs) != epochs or len(weights) != len(epochs) + 1:
         raise UserError(
-            f"NORM.RAMP_EPOCHS is {epochs}, NORM.RAMP_WEIGHTS is {weights}; allowed: ascending epochs, and one weight more"
+            f"NORM.RAMP_EPOCHS is {epochs}, NORM.RAMP_WEIGHTS is {weights}; allowed: ascending "
+            f"epochs, and one weight more"
         )

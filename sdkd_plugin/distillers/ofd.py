@@ -1,4 +1,6 @@
-"""OFD: overhaul of feature distillation; maps before the ReLU, below 0 up to a margin (Heo et al., ICCV 2019)."""
+"""OFD: overhaul of feature distillation; maps before the ReLU, below 0 up to a margin (Heo et al.,
+ICCV 2019).
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,8 @@ from sdkd_plugin.registry import METHODS
 CONFIG = {
     "LOSS": {
         "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
-        "FEAT_WEIGHT": 0.001,  # weight of the maps' distance; its author takes 0.0001 for images of 224x224
+        # weight of the maps' distance; its author takes 0.0001 for images of 224x224
+        "FEAT_WEIGHT": 0.001,
     },
     "CONNECTOR": {
         "KERNEL_SIZE": 1,  # of the connectors' convolutions; odd
@@ -26,10 +29,14 @@ CONFIG = {
 }
 
 
-def ofd_loss(maps_student: Sequence[Tensor], preacts_teacher: Sequence[Tensor], margins: Sequence[Tensor]) -> Tensor:
-    """1 / N sum_l 2^(l - L) sum (s - t')^2 where s > t' or t' > 0, with t' = max(t, margin); the last stage weighs most.
+def ofd_loss(
+    maps_student: Sequence[Tensor], preacts_teacher: Sequence[Tensor], margins: Sequence[Tensor]
+) -> Tensor:
+    """1 / N sum_l 2^(l - L) sum (s - t')^2 where s > t' or t' > 0, with t' = max(t, margin); the
+    last stage weighs most.
 
-    A student value needs only to be below a negative t', not equal to it: the ReLU behind it makes 0 of both.
+    A student value needs only to be below a negative t', not equal to it: the ReLU behind it makes
+    0 of both.
 
     Args:
         maps_student: L maps [N, C, H, W], connected, unbounded.
@@ -50,7 +57,8 @@ def ofd_loss(maps_student: Sequence[Tensor], preacts_teacher: Sequence[Tensor], 
 
 @torch.no_grad()
 def margin(norm: nn.BatchNorm2d) -> Tensor:
-    """E[x | x < 0] for x ~ N(bias, weight^2) per channel, what the norm's output is when the ReLU behind it gives 0.
+    """E[x | x < 0] for x ~ N(bias, weight^2) per channel, what the norm's output is when the ReLU
+    behind it gives 0.
 
     Where x < 0 has a probability of 0.001 or less: -3 |weight|.
 
@@ -58,7 +66,8 @@ def margin(norm: nn.BatchNorm2d) -> Tensor:
         [1, C, 1, 1], at most 0, also where the weight is 0.
     Source: arXiv 1904.01866; the exception as in mdistiller a08d46f.
     """
-    std, mean = norm.weight.double().abs(), norm.bias.double()  # DIFF 2: infinite or undefined ratios below end in min(bias, 0)
+    # DIFF 2: infinite or undefined ratios below end in min(bias, 0)
+    std, mean = (norm.weight.double().abs(), norm.bias.double())
     below = 0.5 * torch.erfc(mean / std / math.sqrt(2))  # P(x < 0)
     density = torch.exp(-0.5 * (mean / std).square()) / math.sqrt(2 * math.pi)
     expected = torch.where(below > 0.001, mean - std * density / below, -3 * std)
@@ -67,8 +76,12 @@ def margin(norm: nn.BatchNorm2d) -> Tensor:
 
 @contextmanager
 def batch_statistics(net: nn.Module) -> Iterator[None]:
-    """Inside the block batch norms normalise by their batch, as in train mode, but their running statistics stand still."""
-    norms = [(m, m.training, m.track_running_stats) for m in net.modules() if isinstance(m, _BatchNorm)]
+    """Inside the block batch norms normalise by their batch, as in train mode, but their running
+    statistics stand still.
+    """
+    norms = [
+        (m, m.training, m.track_running_stats) for m in net.modules() if isinstance(m, _BatchNorm)
+    ]
     for norm, _, _ in norms:
         norm.training, norm.track_running_stats = True, False
     try:
@@ -80,24 +93,34 @@ def batch_statistics(net: nn.Module) -> Iterator[None]:
 
 @METHODS.register("OFD", config=CONFIG)
 class OFD(Distiller):
-    """CE_WEIGHT * CE + FEAT_WEIGHT * `ofd_loss`; trains a convolution and a norm per stage beside the student."""
+    """CE_WEIGHT * CE + FEAT_WEIGHT * `ofd_loss`; trains a convolution and a norm per stage beside
+    the student.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         node = cfg.OFD
         kernel = node.CONNECTOR.KERNEL_SIZE
         if kernel < 1 or kernel % 2 == 0:
-            raise UserError(f"OFD.CONNECTOR.KERNEL_SIZE is {kernel}; allowed: odd numbers from 1, which keep a map's size")
+            raise UserError(
+                f"OFD.CONNECTOR.KERNEL_SIZE is {kernel}; allowed: odd numbers from 1, which keep a "
+                f"map's size"
+            )
         self.ce_weight, self.feat_weight = node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT
-        channels_s, channels_t = ([x.shape[1] for x in probe(net)[1]["preact_feats"][1:]] for net in (student, teacher))
+        channels_s, channels_t = (
+            [x.shape[1] for x in probe(net)[1]["preact_feats"][1:]] for net in (student, teacher)
+        )
         # DIFF 3: where the numbers of stages differ, margins are those of the last stages, too
         self.depth = min(len(channels_s), len(channels_t))
         pairs = zip(channels_s[-self.depth :], channels_t[-self.depth :], strict=True)
         self.connectors = nn.ModuleList(connector(*pair, kernel) for pair in pairs)
         for i, norm in enumerate(norms_before_relu(teacher)[-self.depth :]):
-            self.register_buffer(f"margin{i}", margin(norm))  # DIFF 4: part of the state, moves with the model
+            # DIFF 4: part of the state, moves with the model
+            self.register_buffer(f"margin{i}", margin(norm))
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         # DIFF 1: the authors' teacher is in train mode, too, but its running statistics drift
         with torch.no_grad(), batch_statistics(self.teacher):
@@ -107,7 +130,8 @@ class OFD(Distiller):
         margins = [getattr(self, f"margin{i}") for i in range(self.depth)]
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight * ofd_loss(maps, feats_teacher["preact_feats"][-self.depth :], margins),
+            "loss_kd": self.feat_weight
+            * ofd_loss(maps, feats_teacher["preact_feats"][-self.depth :], margins),
         }
 
 
@@ -119,14 +143,17 @@ def norms_before_relu(teacher: nn.Module) -> list[nn.BatchNorm2d]:
     """
     if not hasattr(teacher, "get_bn_before_relu"):
         raise UserError(
-            f"OFD reads its margins from the teacher's norms, but {type(teacher).__name__} has no get_bn_before_relu(): choose a "
+            f"OFD reads its margins from the teacher's norms, but {type(teacher).__name__} has no "
+            f"get_bn_before_relu(): choose a "
             "DISTILLER.TEACHER of sdkd_plugin.models, or add the method to its class"
         )
     return teacher.get_bn_before_relu()
 
 
 def connector(channels: int, teacher_channels: int, kernel: int) -> nn.Sequential:
-    """A same-padded convolution without bias, drawn from N(0, 2 / (kernel^2 teacher_channels)), and a norm."""
+    """A same-padded convolution without bias, drawn from N(0, 2 / (kernel^2 teacher_channels)), and
+    a norm.
+    """
     convolution = nn.Conv2d(channels, teacher_channels, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(teacher_channels))

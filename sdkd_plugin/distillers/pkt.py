@@ -1,4 +1,6 @@
-"""PKT: how probably one image of a batch is another's neighbour, alike in both networks (Passalis, Tefas, ECCV 2018)."""
+"""PKT: how probably one image of a batch is another's neighbour, alike in both networks (Passalis,
+Tefas, ECCV 2018).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +12,17 @@ from sdkd_plugin.registry import METHODS
 CONFIG = {
     "LOSS": {
         "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
-        "FEAT_WEIGHT": 30000.0,  # weight of the divergence, which is divided by the squared batch size
+        # weight of the divergence, which is divided by the squared batch size
+        "FEAT_WEIGHT": 30000.0,
     },
 }
 EPS = 1e-7  # of the authors' code; added to lengths and probabilities
 
 
 def neighbours(feat: Tensor) -> Tensor:
-    """P [N, N] of features [N, D]: (cosine + 1) / 2 of each pair, an image with itself too, divided by the row's sum."""
+    """P [N, N] of features [N, D]: (cosine + 1) / 2 of each pair, an image with itself too, divided
+    by the row's sum.
+    """
     feat = at_least_float32(feat)
     # DIFF 1: a norm with a gradient at 0, where the reference codes' root of a sum has NaN
     rows = feat / (torch.linalg.vector_norm(feat, dim=1, keepdim=True) + EPS)
@@ -34,24 +39,31 @@ def pkt_loss(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
         scalar, at least 0 up to EPS; 1 / N times the divergence of a row.
     Source: arXiv 1803.10837, eq. 4 to 6 with the authors' mean over all N^2 entries.
     """
-    with torch.autocast(feat_student.device.type, enabled=False):  # which would round the products' inputs
+    with torch.autocast(
+        feat_student.device.type, enabled=False
+    ):  # which would round the products' inputs
         student, teacher = neighbours(feat_student), neighbours(feat_teacher)
         return (teacher * ((teacher + EPS) / (student + EPS)).log()).mean()
 
 
 @METHODS.register("PKT", config=CONFIG)
 class PKT(Distiller):
-    """CE_WEIGHT * CE + FEAT_WEIGHT * `pkt_loss` of the pooled features; nothing trainable beside the student."""
+    """CE_WEIGHT * CE + FEAT_WEIGHT * `pkt_loss` of the pooled features; nothing trainable beside
+    the student.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         self.ce_weight, self.feat_weight = cfg.PKT.LOSS.CE_WEIGHT, cfg.PKT.LOSS.FEAT_WEIGHT
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             feats_teacher = self.teacher(image)[1]
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight * pkt_loss(feats_student["pooled_feat"], feats_teacher["pooled_feat"]),
+            "loss_kd": self.feat_weight
+            * pkt_loss(feats_student["pooled_feat"], feats_teacher["pooled_feat"]),
         }

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model is in eval mode; afterwards every module has the mode back that it had.
+    """Inside the block the model is in eval mode; afterwards every module has the mode back that it
+    had.
 
-    Eval mode matters to a probe: in train mode its image would move the batch norms' running statistics, a frozen teacher's too.
+    Eval mode matters to a probe: in train mode its image would move the batch norms' running
+    statistics, a frozen teacher's too.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

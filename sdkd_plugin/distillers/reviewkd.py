@@ -1,4 +1,6 @@
-"""ReviewKD: student stages, each fused with all deeper ones, imitate the teacher's stages (Chen et al., CVPR 2021)."""
+"""ReviewKD: student stages, each fused with all deeper ones, imitate the teacher's stages (Chen et
+al., CVPR 2021).
+"""
 
 import math
 
@@ -18,19 +20,23 @@ CONFIG = {
     "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
     "REVIEWKD_WEIGHT": 1.0,  # weight of the feature loss; published: 0.6 to 8, by pair
     "WARMUP_EPOCHS": 20,  # epochs over which that weight grows linearly; 0: full from the start
-    "SHAPES": [1, 8, 16, 32],  # this and the next three are read by mdistiller only; here both networks are measured
+    # this and the next three are read by mdistiller only; here both networks are measured
+    "SHAPES": [1, 8, 16, 32],
     "OUT_SHAPES": [1, 8, 16, 32],
     "IN_CHANNELS": [64, 128, 256, 256],
     "OUT_CHANNELS": [64, 128, 256, 256],
     "MAX_MID_CHANNEL": 512,  # bound of the channels in which stages are fused; at least 1
-    "STU_PREACT": False,  # whether the student's maps are taken before their ReLU, as the teacher's are
+    # whether the student's maps are taken before their ReLU, as the teacher's are
+    "STU_PREACT": False,
 }
 
 
 def hcl(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
-    """Hierarchical context loss: MSE of two maps and of their averages over 4x4, 2x2 and 1x1 cells, weighted 1, 1/2, 1/4, 1/8.
+    """Hierarchical context loss: MSE of two maps and of their averages over 4x4, 2x2 and 1x1 cells,
+    weighted 1, 1/2, 1/4, 1/8.
 
-    Only sizes below the map's height count; the first that does has weight 1/2. Divided by the sum of the weights used.
+    Only sizes below the map's height count; the first that does has weight 1/2. Divided by the sum
+    of the weights used.
 
     Args:
         feat_student, feat_teacher: [N, C, H, W], the same shape.
@@ -44,15 +50,18 @@ def hcl(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
         if size < a.shape[2]:
             weight /= 2
             total += weight
-            loss = loss + weight * F.mse_loss(F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(b, size))
+            loss = loss + weight * F.mse_loss(
+                F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(b, size)
+            )
     return loss / total
 
 
 class ABF(nn.Module):
     """Attention-based fusion of a student map with what the deeper stages handed up.
 
-    a = BN(conv1x1(x)); with r, resized to a's size: (g, h) = sigmoid(conv1x1([a, r])), one number each per position, and
-    a <- g a + h r; handed up is a, resized to the goal's size; the output is BN(conv3x3(a)). All resizing takes the nearest.
+    a = BN(conv1x1(x)); with r, resized to a's size: (g, h) = sigmoid(conv1x1([a, r])), one number
+    each per position, and a <- g a + h r; handed up is a, resized to the goal's size; the output is
+    BN(conv3x3(a)). All resizing takes the nearest.
 
     Args:
         channels: of x.
@@ -69,11 +78,14 @@ class ABF(nn.Module):
             nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """x [N, C, H, W], deeper [N, mid, h, w] or None, size of the goal; the output and what is handed up."""
+        """x [N, C, H, W], deeper [N, mid, h, w] or None, size of the goal; the output and what is
+        handed up.
+        """
         a = self.enter(x)
         if self.gates is not None:
             r = F.interpolate(deeper, a.shape[2:], mode="nearest")
-            g, h = torch.sigmoid(self.gates(torch.cat([a, r], 1))).split(1, dim=1)  # [N, 1, H, W] each
+            # [N, 1, H, W] each
+            g, h = torch.sigmoid(self.gates(torch.cat([a, r], 1))).split(1, dim=1)
             a = a * g + r * h
         if a.shape[2:] != size:
             a = F.interpolate(a, size, mode="nearest")
@@ -81,35 +93,57 @@ class ABF(nn.Module):
 
 
 def levels(feats: dict, preact: bool) -> list[Tensor]:
-    """A network's stage maps after (or before) their ReLU, stem left out, then the pooled vector as a map of size 1."""
-    return [*feats["preact_feats" if preact else "feats"][1:], feats["pooled_feat"][:, :, None, None]]
+    """A network's stage maps after (or before) their ReLU, stem left out, then the pooled vector as
+    a map of size 1.
+    """
+    return [
+        *feats["preact_feats" if preact else "feats"][1:],
+        feats["pooled_feat"][:, :, None, None],
+    ]
 
 
 @METHODS.register("REVIEWKD", config=CONFIG, epoch_keys=("WARMUP_EPOCHS",))
 class ReviewKD(Distiller):
-    """CE_WEIGHT * CE + min(epoch / WARMUP_EPOCHS, 1) * REVIEWKD_WEIGHT * sum of HCL; trains one ABF per level."""
+    """CE_WEIGHT * CE + min(epoch / WARMUP_EPOCHS, 1) * REVIEWKD_WEIGHT * sum of HCL; trains one ABF
+    per level.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.REVIEWKD
         if self.node.WARMUP_EPOCHS < 0:
-            raise UserError(f"REVIEWKD.WARMUP_EPOCHS is {self.node.WARMUP_EPOCHS}; allowed: 0 or more epochs")
+            raise UserError(
+                f"REVIEWKD.WARMUP_EPOCHS is {self.node.WARMUP_EPOCHS}; allowed: 0 or more epochs"
+            )
         if self.node.MAX_MID_CHANNEL < 1:
-            raise UserError(f"REVIEWKD.MAX_MID_CHANNEL is {self.node.MAX_MID_CHANNEL}; allowed: 1 or more")
+            raise UserError(
+                f"REVIEWKD.MAX_MID_CHANNEL is {self.node.MAX_MID_CHANNEL}; allowed: 1 or more"
+            )
         # DIFF 1: measured, where mdistiller reads shapes and channels from the config
         own, theirs = (levels(probe(net)[1], preact=True) for net in (student, teacher))
-        # DIFF 2: with unequal numbers of stages the k-th of n imitates the ceil(k m / n)-th of m, where mdistiller drops some
+        # DIFF 2: with unequal numbers of stages the k-th of n imitates the ceil(k m / n)-th of m,
+        # where mdistiller drops some
         n, m = len(own) - 1, len(theirs) - 1
         self.goals = [math.ceil(k * m / n) - 1 for k in range(1, n + 1)] + [m]
-        mid = min(self.node.MAX_MID_CHANNEL, own[-1].shape[1])  # DIFF 3: mdistiller ignores the setting and takes 512
-        channels = [(x.shape[1], theirs[goal].shape[1]) for x, goal in zip(own, self.goals, strict=True)]
-        self.abfs = nn.ModuleList(ABF(c, mid, out, fuses=k < n) for k, (c, out) in enumerate(channels))
+        # DIFF 3: mdistiller ignores the setting and takes 512
+        mid = min(self.node.MAX_MID_CHANNEL, own[-1].shape[1])
+        channels = [
+            (x.shape[1], theirs[goal].shape[1]) for x, goal in zip(own, self.goals, strict=True)
+        ]
+        self.abfs = nn.ModuleList(
+            ABF(c, mid, out, fuses=k < n) for k, (c, out) in enumerate(channels)
+        )
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():  # DIFF 4: in eval mode
             feats_teacher = self.teacher(image)[1]
-        own, theirs = levels(feats_student, self.node.STU_PREACT), levels(feats_teacher, preact=True)
+        own, theirs = (
+            levels(feats_student, self.node.STU_PREACT),
+            levels(feats_teacher, preact=True),
+        )
         loss, deeper = 0.0, None
         for x, goal, abf in reversed(list(zip(own, self.goals, self.abfs, strict=True))):
             output, deeper = abf(x, deeper, theirs[goal].shape[2:])
@@ -118,5 +152,7 @@ class ReviewKD(Distiller):
         return logits_student, {
             "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target),
             # DIFF 5: epochs from 1, as in mdistiller; a warm-up of 0 epochs is allowed
-            "loss_kd": warmup_factor(epoch, self.node.WARMUP_EPOCHS) * self.node.REVIEWKD_WEIGHT * loss,
+            "loss_kd": warmup_factor(epoch, self.node.WARMUP_EPOCHS)
+            * self.node.REVIEWKD_WEIGHT
+            * loss,
         }

@@ -1,4 +1,6 @@
-"""RKD: distances and angles between a batch's features agree in both networks (Park et al., CVPR 2019, arXiv 1904.05068)."""
+"""RKD: distances and angles between a batch's features agree in both networks (Park et al., CVPR
+2019, arXiv 1904.05068).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -24,28 +26,36 @@ CONFIG = {
 
 
 def relations(feat: Tensor, squared: bool, eps: float) -> tuple[Tensor, Tensor]:
-    """Distances [N, N] divided by their mean over i != j, and cosines [N, N, N] of the angles at i between j and k.
+    """Distances [N, N] divided by their mean over i != j, and cosines [N, N, N] of the angles at i
+    between j and k.
 
     Args:
         feat: [N, D], unbounded.
         squared: whether distances are squared ones.
-        eps: least squared distance, above 0; of closer images neither distance nor direction gets a gradient.
+        eps: least squared distance, above 0; of closer images neither distance nor direction gets a
+            gradient.
     """
     feat = at_least_float32(feat)
-    # DIFF 1: differences, which the angles need anyway, where |a|^2 + |b|^2 - 2 a.b would cancel digits
+    # DIFF 1: differences, which the angles need anyway, where |a|^2 + |b|^2 - 2 a.b would cancel
+    # digits
     difference = feat[None] - feat[:, None]  # [N, N, D]: from i to j
     squares = difference.square().sum(2)
     lengths = squares.clamp_min(eps).sqrt()
     same = torch.eye(len(feat), dtype=torch.bool, device=feat.device)
     distance = torch.where(same, 0, squares.clamp_min(eps) if squared else lengths)
-    mean = distance.sum() / max(len(feat) * (len(feat) - 1), 1)  # DIFF 3: a batch of one gives 0, not NaN
-    # DIFF 2: no direction between images closer than eps; F.normalize would hand them 1e12 times the gradient
+    # DIFF 3: a batch of one gives 0, not NaN
+    mean = distance.sum() / max(len(feat) * (len(feat) - 1), 1)
+    # DIFF 2: no direction between images closer than eps; F.normalize would hand them 1e12 times
+    # the gradient
     direction = difference * torch.where(squares > eps, lengths.reciprocal(), 0)[:, :, None]
     return distance / mean.clamp_min(torch.finfo(feat.dtype).tiny), direction @ direction.mT
 
 
-def rkd_losses(feat_student: Tensor, feat_teacher: Tensor, squared: bool = False, eps: float = 1e-12) -> tuple[Tensor, Tensor]:
-    """Smooth L1 (quadratic below 1) between both networks' `relations`: of distances, mean over N^2; of angles, over N^3.
+def rkd_losses(
+    feat_student: Tensor, feat_teacher: Tensor, squared: bool = False, eps: float = 1e-12
+) -> tuple[Tensor, Tensor]:
+    """Smooth L1 (quadratic below 1) between both networks' `relations`: of distances, mean over
+    N^2; of angles, over N^3.
 
     Args:
         feat_student, feat_teacher: [N, D] and [N, D'], unbounded; no gradient reaches the teacher.
@@ -54,7 +64,9 @@ def rkd_losses(feat_student: Tensor, feat_teacher: Tensor, squared: bool = False
         distance loss and angle loss, scalars, at least 0.
     Source: arXiv 1904.05068, eq. 4 to 9.
     """
-    with torch.autocast(feat_student.device.type, enabled=False):  # which would round the products' inputs
+    with torch.autocast(
+        feat_student.device.type, enabled=False
+    ):  # which would round the products' inputs
         with torch.no_grad():
             goals = relations(feat_teacher, squared, eps)
         own = relations(feat_student, squared, eps)
@@ -64,7 +76,9 @@ def rkd_losses(feat_student: Tensor, feat_teacher: Tensor, squared: bool = False
 
 @METHODS.register("RKD", config=CONFIG)
 class RKD(Distiller):
-    """CE_WEIGHT * CE + FEAT_WEIGHT * (DISTANCE_WEIGHT * distances + ANGLE_WEIGHT * angles) of the pooled features."""
+    """CE_WEIGHT * CE + FEAT_WEIGHT * (DISTANCE_WEIGHT * distances + ANGLE_WEIGHT * angles) of the
+    pooled features.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
@@ -72,12 +86,17 @@ class RKD(Distiller):
         if not self.node.PDIST.EPSILON > 0:
             raise UserError(f"RKD.PDIST.EPSILON is {self.node.PDIST.EPSILON}; allowed: above 0")
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             feats_teacher = self.teacher(image)[1]
         distance, angle = rkd_losses(
-            feats_student["pooled_feat"], feats_teacher["pooled_feat"], self.node.PDIST.SQUARED, self.node.PDIST.EPSILON
+            feats_student["pooled_feat"],
+            feats_teacher["pooled_feat"],
+            self.node.PDIST.SQUARED,
+            self.node.PDIST.EPSILON,
         )
         self.terms = {"rkd_distance": distance.detach(), "rkd_angle": angle.detach()}
         loss = self.node.DISTANCE_WEIGHT * distance + self.node.ANGLE_WEIGHT * angle

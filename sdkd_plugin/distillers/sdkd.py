@@ -1,7 +1,8 @@
-"""SDKD: the student learns from a proxy teacher made of its own weights and trainable feature fusion blocks.
+"""SDKD: the student learns from a proxy teacher made of its own weights and trainable feature
+fusion blocks.
 
-Notation as in the card (docs/methods/sdkd.md): S student, T frozen teacher, P proxy teacher; z logits; s_k, t_k, p_k the maps
-after stage k; f_k the fused map; sg stops the gradient.
+Notation as in the card (docs/methods/sdkd.md): S student, T frozen teacher, P proxy teacher; z
+logits; s_k, t_k, p_k the maps after stage k; f_k the fused map; sg stops the gradient.
 """
 
 import copy
@@ -20,9 +21,9 @@ from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entro
 from sdkd_plugin.distillers.dkd import warmup_factor
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.probe import probe
-from sdkd_plugin.engine.checkpoint import load_weights
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import METHODS
+from sdkd_plugin.weights import load_weights
 
 CONFIG = {
     "TAU": 4.0,  # temperature of every KL term
@@ -31,8 +32,11 @@ CONFIG = {
     "SYNC": "step",  # when P copies S's weights: step | epoch | init | ema | checkpoint
     "SYNC_CKPT": "",  # SYNC checkpoint only: file {"model": state_dict} of a trained student
     "EMA_DECAY": 0.999,  # SYNC ema only: share of the old average kept in each step
-    "PROXY_BN": "batch",  # P's norms use: batch (batch statistics, own buffers) | student (S's running statistics)
-    "TEACHER_FEATURES": "own",  # what the fusion sees of T: own | zeros | shuffled (the next image's); the last two are controls
+    # P's norms use: batch (batch statistics, own buffers) | student (S's running statistics)
+    "PROXY_BN": "batch",
+    # what the fusion sees of T: own | zeros | shuffled (the next image's); the last two are
+    # controls
+    "TEACHER_FEATURES": "own",
     "WARMUP": 0,  # epochs over which every KL and feature term ramps up linearly; 0: none
     "LOSS": {
         "CE_WEIGHT": 1.0,  # CE(z_S, y)
@@ -50,15 +54,24 @@ CHOICES = {
     "PROXY_BN": ("batch", "student"),
     "TEACHER_FEATURES": ("own", "zeros", "shuffled"),
 }
-PROXY_WEIGHTS = ("PROXY_WEIGHT", "FEAT_WEIGHT", "PROXY_CE_WEIGHT", "MUTUAL_WEIGHT", "PROXY_TEACHER_WEIGHT")
+PROXY_WEIGHTS = (
+    "PROXY_WEIGHT",
+    "FEAT_WEIGHT",
+    "PROXY_CE_WEIGHT",
+    "MUTUAL_WEIGHT",
+    "PROXY_TEACHER_WEIGHT",
+)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where the stages of one family of models are: in mdistiller's models as in ours, found by attribute, not by class."""
+    """Where the stages of one family of models are: in mdistiller's models as in ours, found by
+    attribute, not by class.
+    """
 
     name: str
-    order: tuple[str, ...]  # modules from the image on, in the order they run; a member may lack some that are no stage
+    # modules from the image on, in the order they run; a member may lack some that are no stage
+    order: tuple[str, ...]
     stages: tuple[str, ...]  # those of them whose output is a stage's map
     maps: str  # which list in the model's second output holds these maps
     pair: bool  # a stage returns (out, preact), else out
@@ -66,36 +79,58 @@ class Family:
 
 
 _STEM, _LAYERS = ("conv1", "bn1", "relu"), ("layer1", "layer2", "layer3", "layer4")
-_VGG = tuple(f"{kind}{i}" for i in range(5) for kind in ("block", "pool"))  # block0, pool0, block1, ...
+# block0, pool0, block1, ...
+_VGG = tuple(f"{kind}{i}" for i in range(5) for kind in ("block", "pool"))
 _MOBILE = tuple(f"blocks.{i}" for i in range(7))
 # A model belongs to the first family whose stages it has, so those with more stages come first.
 FAMILIES = (
     Family("ResNet18/50", _STEM + _LAYERS, _LAYERS, "feats", pair=True, signed=False),
-    Family("resnet and ShuffleNet", _STEM + _LAYERS[:3], _LAYERS[:3], "feats", pair=True, signed=False),
+    Family(
+        "resnet and ShuffleNet", _STEM + _LAYERS[:3], _LAYERS[:3], "feats", pair=True, signed=False
+    ),
     Family("vgg", _VGG[:-1], _VGG[2::2], "preact_feats", pair=False, signed=True),
     Family("wrn", ("conv1",) + _VGG[2:7:2], _VGG[2:7:2], "feats", pair=False, signed=True),
-    Family("MobileNetV2", ("conv1",) + _MOBILE, _MOBILE[1:3] + _MOBILE[4::2], "feats", pair=False, signed=True),
+    Family(
+        "MobileNetV2",
+        ("conv1",) + _MOBILE,
+        _MOBILE[1:3] + _MOBILE[4::2],
+        "feats",
+        pair=False,
+        signed=True,
+    ),
 )
 
 
 def find_family(model: nn.Module) -> Family:
-    """Returns the family of a model. Raises UserError, naming the model's class, when no family fits."""
+    """Returns the family of a model. Raises UserError, naming the model's class, when no family
+    fits.
+    """
     for family in FAMILIES:
         if all(_has(model, path) for path in family.stages):
             return family
     raise UserError(
-        f"SDKD finds no stages in {type(model).__name__}; supported families: {', '.join(f.name for f in FAMILIES)};"
+        f"SDKD finds no stages in {type(model).__name__}; supported families: "
+        f"{', '.join(f.name for f in FAMILIES)};"
         " choose DISTILLER.TEACHER and DISTILLER.STUDENT among them"
     )
 
 
 def stage_channels(model: nn.Module, family: Family) -> list[int]:
-    """Channels of the stem's and each stage's map. Raises UserError when the model does not return such maps."""
+    """Channels of the stem's and each stage's map. Raises UserError when the model does not return
+    such maps.
+    """
     output = probe(model)
-    maps = output[1].get(family.maps, []) if isinstance(output, tuple) and isinstance(output[1], dict) else []
+    maps = (
+        output[1].get(family.maps, [])
+        if isinstance(output, tuple) and isinstance(output[1], dict)
+        else []
+    )
     if len(maps) != len(family.stages) + 1:
         wanted = f"(logits, {{{family.maps!r}: [stem, {len(family.stages)} stages]}})"
-        raise UserError(f"{type(model).__name__} has the stages of {family.name} but does not return {wanted}, which SDKD reads")
+        raise UserError(
+            f"{type(model).__name__} has the stages of {family.name} but does not return {wanted}, "
+            f"which SDKD reads"
+        )
     return [m.shape[1] for m in maps]
 
 
@@ -118,8 +153,8 @@ class FFB(nn.Module):
     t = resize(BN(conv1x1(t_k)));
     gate:     BN(conv3x3(a p_k + b t)), with two maps a, b = sigmoid(conv1x1([p_k, t]));
     concat:   BN(conv1x1([p_k, t]));
-    residual: p_k + BN0(conv3x3(relu(BN(conv1x1([p_k, t]))))), where BN0 starts at zero, so that f_k starts as p_k;
-    then relu, unless p_k is signed.
+    residual: p_k + BN0(conv3x3(relu(BN(conv1x1([p_k, t]))))), where BN0 starts at zero, so that f_k
+    starts as p_k; then relu, unless p_k is signed.
 
     Args:
         channels: of p_k and f_k.
@@ -138,7 +173,11 @@ class FFB(nn.Module):
         elif kind == "concat":
             self.fuse = _conv_norm(2 * channels, channels, 1)
         else:
-            self.fuse = nn.Sequential(*_conv_norm(2 * channels, channels, 1), nn.ReLU(), *_conv_norm(channels, channels, 3))
+            self.fuse = nn.Sequential(
+                *_conv_norm(2 * channels, channels, 1),
+                nn.ReLU(),
+                *_conv_norm(channels, channels, 3),
+            )
             nn.init.zeros_(self.fuse[-1].weight)
 
     def forward(self, proxy_map: Tensor, teacher_map: Tensor) -> Tensor:
@@ -155,23 +194,30 @@ class FFB(nn.Module):
 
 
 def _conv_norm(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)
+    )
 
 
 def resize(x: Tensor, size: torch.Size) -> Tensor:
     """Adaptive average pooling down, bilinear interpolation up, to [..., *size]."""
     if x.shape[-1] > size[-1]:
         return F.adaptive_avg_pool2d(x, size)
-    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+    return (
+        x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+    )
 
 
 class ProxyStage(nn.Module):
-    """Stands where the family's stage stood inside P, so that the model's forward need not know about the fusion."""
+    """Stands where the family's stage stood inside P, so that the model's forward need not know
+    about the fusion.
+    """
 
     def __init__(self, stage: nn.Module, fusion: FFB | None, pair: bool):
         super().__init__()
         self.stage, self.fusion, self.pair = stage, fusion, pair
-        # Handed in just before a forward and taken back after it. Every DataParallel replica is an object of its own.
+        # Handed in just before a forward and taken back after it. Every DataParallel replica is an
+        # object of its own.
         self.student_map: Tensor | None = None
         self.teacher_map: Tensor | None = None
 
@@ -190,10 +236,12 @@ class ProxyStage(nn.Module):
 
 
 class ProxyTeacher(nn.Module):
-    """A copy of the student whose fused stages go through an FFB; its only parameters are the FFBs'.
+    """A copy of the student whose fused stages go through an FFB; its only parameters are the
+    FFBs'.
 
-    Its weights are the student's, detached: set anew before each forward (SYNC step), or real copies kept as buffers.
-    With SYNC step and PROXY_BN batch P equals S up to the first fused stage, so it starts there from sg(s_k).
+    Its weights are the student's, detached: set anew before each forward (SYNC step), or real
+    copies kept as buffers. With SYNC step and PROXY_BN batch P equals S up to the first fused
+    stage, so it starts there from sg(s_k).
 
     Args:
         student: S, or for SYNC checkpoint the trained student to copy.
@@ -203,7 +251,11 @@ class ProxyTeacher(nn.Module):
 
     def __init__(self, student: nn.Module, teacher_channels: dict[int, int], cfg: CN):
         super().__init__()
-        self.sync, self.decay, self.student_norms = cfg.SYNC, cfg.EMA_DECAY, cfg.PROXY_BN == "student"
+        self.sync, self.decay, self.student_norms = (
+            cfg.SYNC,
+            cfg.EMA_DECAY,
+            cfg.PROXY_BN == "student",
+        )
         self.starts_inside = cfg.SYNC == "step" and not self.student_norms
         self.family, self.stages = find_family(student), list(teacher_channels)
         channels = stage_channels(student, self.family)
@@ -218,10 +270,14 @@ class ProxyTeacher(nn.Module):
 
     def _wrap(self, k: int, fusion: FFB | None) -> None:
         path = self.family.stages[k - 1]
-        _replace(self.model, path, ProxyStage(self.model.get_submodule(path), fusion, self.family.pair))
+        _replace(
+            self.model, path, ProxyStage(self.model.get_submodule(path), fusion, self.family.pair)
+        )
 
     def _skip_start(self) -> list[int]:
-        """Before the first fused stage, stages hand on the student's maps and other modules their input; returns these stages."""
+        """Before the first fused stage, stages hand on the student's maps and other modules their
+        input; returns these stages.
+        """
         first = self.stages[0]
         for path in self.family.order[: self.family.order.index(self.family.stages[first - 1])]:
             if path in self.family.stages:
@@ -230,8 +286,12 @@ class ProxyTeacher(nn.Module):
                 _replace(self.model, path, nn.Identity())
         return list(range(1, first))
 
-    def _disown(self, copies: list[tuple[str, nn.Module]]) -> list[tuple[str, str, tuple[str, ...]]]:
-        """Takes the copy's Parameters away; lists (path in P, path in S, names) of the tensors that P has from S."""
+    def _disown(
+        self, copies: list[tuple[str, nn.Module]]
+    ) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Takes the copy's Parameters away; lists (path in P, path in S, names) of the tensors that
+        P has from S.
+        """
         paths = {module: path for path, module in self.model.named_modules()}
         shared = []
         for student_path, module in copies:
@@ -239,7 +299,8 @@ class ProxyTeacher(nn.Module):
             for name in names:
                 value = module._parameters.pop(name).detach()
                 if self.sync != "step":
-                    module.register_buffer(name, value)  # persistent: an interrupted run resumes with it
+                    # persistent: an interrupted run resumes with it
+                    module.register_buffer(name, value)
             if self.student_norms and isinstance(module, _BatchNorm):
                 names += ("running_mean", "running_var")
             if names and module in paths:
@@ -250,14 +311,21 @@ class ProxyTeacher(nn.Module):
     def _share(self, student: nn.Module, blend: float = 1.0) -> None:
         """Makes P's weights S's; real copies move only that share `blend` of the way.
 
-        Goes by path through both module trees: a DataParallel replica lists no parameters, but its modules have them.
+        Goes by path through both module trees: a DataParallel replica lists no parameters, but its
+            modules have them.
         """
         own, theirs = dict(self.model.named_modules()), dict(student.named_modules())
         for path, student_path, names in self.shared:
             for name in names:
                 value = getattr(theirs[student_path], name).detach()
-                if self.sync == "step":  # S's running statistics change in place later, its weights only after the backward
-                    setattr(own[path], name, value.clone() if name.startswith("running_") else value)
+                if (
+                    self.sync == "step"
+                    # S's running statistics change in place later, its weights only after the
+                    # backward
+                ):
+                    setattr(
+                        own[path], name, value.clone() if name.startswith("running_") else value
+                    )
                 elif blend == 1 or name.startswith("running_"):
                     getattr(own[path], name).copy_(value)  # in place: only this outlives a replica
                 else:
@@ -283,7 +351,12 @@ class ProxyTeacher(nn.Module):
         return self
 
     def forward(
-        self, image: Tensor, student: nn.Module, student_maps: list[Tensor], teacher_maps: dict[int, Tensor], epoch: int
+        self,
+        image: Tensor,
+        student: nn.Module,
+        student_maps: list[Tensor],
+        teacher_maps: dict[int, Tensor],
+        epoch: int,
     ) -> tuple[Tensor, list[Tensor]]:
         """One pass with S's current weights.
 
@@ -297,10 +370,15 @@ class ProxyTeacher(nn.Module):
             z_P [N, K], and the list of P's maps, f_k in the place of p_k.
         """
         self.refresh(student, epoch)
-        wrapped = {k: self.model.get_submodule(self.family.stages[k - 1]) for k in self.skipped + self.stages}
+        wrapped = {
+            k: self.model.get_submodule(self.family.stages[k - 1])
+            for k in self.skipped + self.stages
+        }
         try:
             for k, stage in wrapped.items():
-                stage.student_map = student_maps[k].detach() if self.starts_inside and k <= self.stages[0] else None
+                stage.student_map = (
+                    student_maps[k].detach() if self.starts_inside and k <= self.stages[0] else None
+                )
                 stage.teacher_map = teacher_maps.get(k)
             logits, feats = self.model(image)
         finally:
@@ -310,7 +388,9 @@ class ProxyTeacher(nn.Module):
 
 
 def feature_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean over samples of |a/|a| - b/|b||^2, maps flattened per sample. a, b: [N, C, H, W]; from 0 to 4."""
+    """Mean over samples of |a/|a| - b/|b||^2, maps flattened per sample. a, b: [N, C, H, W]; from 0
+    to 4.
+    """
     a, b = (F.normalize(at_least_float32(x).flatten(1), dim=1) for x in (a, b))  # [N, CHW]
     return (a - b).square().sum(1).mean()
 
@@ -323,25 +403,38 @@ def check_config(cfg: CN) -> None:
     for key, value in flatten(cfg):
         top = 1.0 if key == "EMA_DECAY" else math.inf
         if isinstance(value, int | float) and not (0 <= value <= top and (value or key != "TAU")):
-            raise UserError(f"SDKD.{key} is {value}; allowed: {'above 0' if key == 'TAU' else f'from 0 to {top}'}")
+            raise UserError(
+                f"SDKD.{key} is {value}; allowed: "
+                f"{'above 0' if key == 'TAU' else f'from 0 to {top}'}"
+            )
     if bool(cfg.SYNC_CKPT) != (cfg.SYNC == "checkpoint"):
-        raise UserError(f"SDKD.SYNC_CKPT is {cfg.SYNC_CKPT!r} with SDKD.SYNC {cfg.SYNC!r}; only checkpoint has a file")
+        raise UserError(
+            f"SDKD.SYNC_CKPT is {cfg.SYNC_CKPT!r} with SDKD.SYNC {cfg.SYNC!r}; only checkpoint has "
+            f"a file"
+        )
 
 
 def fused_stages(wanted: list[int], n: int) -> list[int]:
     """SDKD.STAGES checked and ascending; all n stages if empty."""
     if len(set(wanted)) != len(wanted) or not all(type(k) is int and 1 <= k <= n for k in wanted):
-        raise UserError(f"SDKD.STAGES is {wanted}; allowed: different whole numbers from 1 to {n} for this student, [] for all")
+        raise UserError(
+            f"SDKD.STAGES is {wanted}; allowed: different whole numbers from 1 to {n} for this "
+            f"student, [] for all"
+        )
     return sorted(wanted) or list(range(1, n + 1))
 
 
 def trained_student(student: nn.Module, path: str) -> nn.Module:
-    """A copy of the student with the weights of SDKD.SYNC_CKPT. Raises UserError when they cannot be had."""
+    """A copy of the student with the weights of SDKD.SYNC_CKPT. Raises UserError when they cannot
+    be had.
+    """
     trained = copy.deepcopy(student)
     try:
         load_weights(trained, path, type(student).__name__)
     except UserError as error:
-        raise UserError(f"SDKD.SYNC_CKPT: {error}; wanted: {{'model': state_dict}} of a trained student") from error
+        raise UserError(
+            f"SDKD.SYNC_CKPT: {error}; wanted: {{'model': state_dict}} of a trained student"
+        ) from error
     return trained
 
 
@@ -350,7 +443,8 @@ class SDKD(Distiller):
     """Student: CE(z_S,y) + w_t KL(z_T||z_S) + w_p KL(sg z_P||z_S) + w_f sum_k d(s_k, sg f_k);
     FFBs: w_pc CE(z_P,y) + w_m KL(sg z_S||z_P) + w_pt KL(z_T||z_P); every KL times tau^2.
 
-    A weight of zero skips what it weighs; with all of P's weights at zero there is no P, with all but the first no teacher pass.
+    A weight of zero skips what it weighs; with all of P's weights at zero there is no P, with all
+    but the first no teacher pass.
     Source: the paper's poster; what it leaves open, and our choice, is listed in the card.
     """
 
@@ -361,12 +455,21 @@ class SDKD(Distiller):
         if any(self.weights[key] for key in PROXY_WEIGHTS):
             self.teacher_family = find_family(teacher)
             n, m = len(find_family(student).stages), len(self.teacher_family.stages)
-            self.pairs = {k: math.ceil(k * m / n) for k in fused_stages(self.cfg.STAGES, n)}  # student's stage: teacher's
+            # student's stage: teacher's
+            self.pairs = {k: math.ceil(k * m / n) for k in fused_stages(self.cfg.STAGES, n)}
             channels = stage_channels(teacher, self.teacher_family)
-            source = trained_student(student, self.cfg.SYNC_CKPT) if self.cfg.SYNC == "checkpoint" else student
-            self.proxy = ProxyTeacher(source, {k: channels[j] for k, j in self.pairs.items()}, self.cfg)
+            source = (
+                trained_student(student, self.cfg.SYNC_CKPT)
+                if self.cfg.SYNC == "checkpoint"
+                else student
+            )
+            self.proxy = ProxyTeacher(
+                source, {k: channels[j] for k, j in self.pairs.items()}, self.cfg
+            )
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         w, tau = self.weights, self.cfg.TAU
         z_s, feats = self.student(image)
         if self.proxy is not None or w.TEACHER_WEIGHT:
@@ -385,14 +488,19 @@ class SDKD(Distiller):
             z_s.new_zeros(()),
             kd_teacher=(w.TEACHER_WEIGHT, lambda: kd_loss(z_s, z_t, tau)),
             kd_proxy=(w.PROXY_WEIGHT, lambda: kd_loss(z_s, z_p.detach(), tau)),
-            feat=(w.FEAT_WEIGHT, lambda: sum(feature_distance(s[k], f[k].detach()) for k in self.pairs)),
+            feat=(
+                w.FEAT_WEIGHT,
+                lambda: sum(feature_distance(s[k], f[k].detach()) for k in self.pairs),
+            ),
             mutual=(w.MUTUAL_WEIGHT, lambda: kd_loss(z_p, z_s.detach(), tau)),
             proxy_kd_teacher=(w.PROXY_TEACHER_WEIGHT, lambda: kd_loss(z_p, z_t, tau)),
         )
         return z_s, {"loss_ce": loss_ce, "loss_kd": loss_kd}
 
     def _weigh(self, total: Tensor, **terms: tuple[float, Callable[[], Tensor]]) -> Tensor:
-        """Adds weight times term; a term without weight is not computed. Keeps each term, unweighted, for the log."""
+        """Adds weight times term; a term without weight is not computed. Keeps each term,
+        unweighted, for the log.
+        """
         for name, (weight, compute) in terms.items():
             if weight:
                 value = compute()
@@ -404,4 +512,8 @@ class SDKD(Distiller):
         maps = {k: feats[self.teacher_family.maps][j] for k, j in self.pairs.items()}
         if self.cfg.TEACHER_FEATURES == "zeros":
             return {k: torch.zeros_like(t) for k, t in maps.items()}
-        return {k: t.roll(1, 0) for k, t in maps.items()} if self.cfg.TEACHER_FEATURES == "shuffled" else maps
+        return (
+            {k: t.roll(1, 0) for k, t in maps.items()}
+            if self.cfg.TEACHER_FEATURES == "shuffled"
+            else maps
+        )

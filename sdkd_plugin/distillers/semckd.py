@@ -1,4 +1,6 @@
-"""SemCKD: each student stage imitates all teacher stages, weighted per sample by learned attention (Chen et al., AAAI 2021)."""
+"""SemCKD: each student stage imitates all teacher stages, weighted per sample by learned attention
+(Chen et al., AAAI 2021).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +38,9 @@ def attended_loss(distances: Tensor, attention: Tensor) -> Tensor:
 
 
 def attention_weights(queries: Tensor, keys: Tensor, soft: float) -> Tensor:
-    """softmax over teacher stages of query . key / soft. queries [B, n_S, D], keys [B, n_T, D]; [B, n_S, n_T]."""
+    """softmax over teacher stages of query . key / soft. queries [B, n_S, D], keys [B, n_T, D]; [B,
+    n_S, n_T].
+    """
     return torch.softmax(queries @ keys.transpose(1, 2) / soft, dim=2)
 
 
@@ -54,7 +58,9 @@ def same_size(feat_student: Tensor, feat_teacher: Tensor) -> tuple[Tensor, Tenso
 
 
 class Embedding(nn.Sequential):
-    """A stage's Gram matrix [B, B] to one vector of length 1 per sample [B, D]: linear B -> 2D, ReLU, linear 2D -> D."""
+    """A stage's Gram matrix [B, B] to one vector of length 1 per sample [B, D]: linear B -> 2D,
+    ReLU, linear 2D -> D.
+    """
 
     def __init__(self, batch_size: int, dim: int):
         super().__init__(nn.Linear(batch_size, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
@@ -73,15 +79,30 @@ class Attention(nn.Module):
         soft: divides the attention's logits.
     """
 
-    def __init__(self, channels: list[int], teacher_channels: list[int], batch_size: int, factor: int, soft: float):
+    def __init__(
+        self,
+        channels: list[int],
+        teacher_channels: list[int],
+        batch_size: int,
+        factor: int,
+        soft: float,
+    ):
         super().__init__()
         self.soft = soft
         self.queries = nn.ModuleList(Embedding(batch_size, batch_size // factor) for _ in channels)
-        self.keys = nn.ModuleList(Embedding(batch_size, batch_size // factor) for _ in teacher_channels)
-        self.regressors = nn.ModuleList(nn.ModuleList(regressor(c, t) for t in teacher_channels) for c in channels)
+        self.keys = nn.ModuleList(
+            Embedding(batch_size, batch_size // factor) for _ in teacher_channels
+        )
+        self.regressors = nn.ModuleList(
+            nn.ModuleList(regressor(c, t) for t in teacher_channels) for c in channels
+        )
 
-    def forward(self, feats_student: list[Tensor], feats_teacher: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps of both networks' stages, [B, C, H, W] each, to distances and attention, both [B, n_S, n_T]."""
+    def forward(
+        self, feats_student: list[Tensor], feats_teacher: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Maps of both networks' stages, [B, C, H, W] each, to distances and attention, both [B,
+        n_S, n_T].
+        """
         distances = []
         for feat_student, row in zip(feats_student, self.regressors, strict=True):
             for feat_teacher, regress in zip(feats_teacher, row, strict=True):
@@ -90,22 +111,32 @@ class Attention(nn.Module):
                 distances.append(error.square().mean((1, 2, 3)))  # [B]
         # DIFF 3: float32 also under autocast, since Gram matrices overflow float16
         with torch.autocast(feats_student[0].device.type, enabled=False):
-            queries = torch.stack([embed(gram(f)) for embed, f in zip(self.queries, feats_student, strict=True)], dim=1)
-            keys = torch.stack([embed(gram(f)) for embed, f in zip(self.keys, feats_teacher, strict=True)], dim=1)
+            queries = torch.stack(
+                [embed(gram(f)) for embed, f in zip(self.queries, feats_student, strict=True)],
+                dim=1,
+            )
+            keys = torch.stack(
+                [embed(gram(f)) for embed, f in zip(self.keys, feats_teacher, strict=True)], dim=1
+            )
             attention = attention_weights(queries, keys, self.soft)
         return torch.stack(distances, dim=1).view_as(attention), attention
 
 
 def regressor(channels: int, teacher_channels: int) -> nn.Sequential:
-    """1x1, 3x3 and 1x1 convolution by way of twice the teacher's channels, all without bias; torch's initialisation."""
+    """1x1, 3x3 and 1x1 convolution by way of twice the teacher's channels, all without bias;
+    torch's initialisation.
+    """
     wide = 2 * teacher_channels
     last = nn.Conv2d(wide, teacher_channels, 1, bias=False)
-    return nn.Sequential(*conv_norm(channels, wide, 1), nn.ReLU(), *conv_norm(wide, wide, 3), nn.ReLU(), last)
+    return nn.Sequential(
+        *conv_norm(channels, wide, 1), nn.ReLU(), *conv_norm(wide, wide, 3), nn.ReLU(), last
+    )
 
 
 @METHODS.register("SEMCKD", config=CONFIG)
 class SemCKD(Distiller):
-    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + FEAT_WEIGHT * attended loss; trains attention and regressors beside the student.
+    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + FEAT_WEIGHT * attended loss; trains attention and
+    regressors beside the student.
 
     The attention's gradient reaches the student through its Gram matrices, as in the authors' code.
     """
@@ -118,19 +149,40 @@ class SemCKD(Distiller):
         if not self.node.SOFT > 0:
             raise UserError(f"SEMCKD.SOFT is {self.node.SOFT}; allowed: above 0")
         if not 1 <= self.node.FACTOR <= self.batch_size:
-            raise UserError(f"SEMCKD.FACTOR is {self.node.FACTOR}; allowed: 1 to SOLVER.BATCH_SIZE, {self.batch_size}")
-        channels, teacher_channels = ([f.shape[1] for f in probe(net)[1]["feats"][1:]] for net in (student, teacher))
-        self.attention = Attention(channels, teacher_channels, self.batch_size, self.node.FACTOR, self.node.SOFT)
+            raise UserError(
+                f"SEMCKD.FACTOR is {self.node.FACTOR}; allowed: 1 to SOLVER.BATCH_SIZE, "
+                f"{self.batch_size}"
+            )
+        channels, teacher_channels = (
+            [f.shape[1] for f in probe(net)[1]["feats"][1:]] for net in (student, teacher)
+        )
+        self.attention = Attention(
+            channels, teacher_channels, self.batch_size, self.node.FACTOR, self.node.SOFT
+        )
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
-        """As in `Distiller`; a batch of another size than SOLVER.BATCH_SIZE has no attention and trains by CE alone."""
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As in `Distiller`; a batch of another size than SOLVER.BATCH_SIZE has no attention and
+        trains by CE alone.
+        """
         logits_student, feats_student = self.student(image)
         loss_ce = self.node.CE_WEIGHT * cross_entropy(logits_student, target)
-        if len(image) != self.batch_size:  # DIFF 2: the authors' loop skips it, as ours does; mdistiller's would not
+        if (
+            len(image) != self.batch_size
+        ):  # DIFF 2: the authors' loop skips it, as ours does; mdistiller's would not
             return logits_student, {"loss_ce": loss_ce}
         with torch.no_grad():
             logits_teacher, feats_teacher = self.teacher(image)
-        distances, attention = self.attention(feats_student["feats"][1:], feats_teacher["feats"][1:])
-        feat, kd = attended_loss(distances, attention), kd_loss(logits_student, logits_teacher, self.node.T)
+        distances, attention = self.attention(
+            feats_student["feats"][1:], feats_teacher["feats"][1:]
+        )
+        feat, kd = (
+            attended_loss(distances, attention),
+            kd_loss(logits_student, logits_teacher, self.node.T),
+        )
         self.terms = {"semckd_feat": feat.detach(), "kd": kd.detach()}
-        return logits_student, {"loss_ce": loss_ce, "loss_kd": self.node.FEAT_WEIGHT * feat + self.node.KD_WEIGHT * kd}
+        return logits_student, {
+            "loss_ce": loss_ce,
+            "loss_kd": self.node.FEAT_WEIGHT * feat + self.node.KD_WEIGHT * kd,
+        }

@@ -1,4 +1,6 @@
-"""SimKD: the student learns the teacher's last map and takes over the teacher's classifier (Chen et al., CVPR 2022)."""
+"""SimKD: the student learns the teacher's last map and takes over the teacher's classifier (Chen et
+al., CVPR 2022).
+"""
 
 import copy
 import math
@@ -15,14 +17,16 @@ from sdkd_plugin.models.base import CifarNet, conv_norm
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
-    "CE_WEIGHT": 0.0,  # weight of the cross entropy of the deployed network's logits with the labels
+    # weight of the cross entropy of the deployed network's logits with the labels
+    "CE_WEIGHT": 0.0,
     "FEAT_WEIGHT": 1.0,  # weight of the mean squared difference of the maps
     "FACTOR": 2,  # the teacher's channels over the projector's; from 1 to the teacher's channels
 }
 
 
 def map_loss(projected: Tensor, map_teacher: Tensor) -> Tensor:
-    """Mean squared difference over all elements; the teacher's map is averaged to the student's size first.
+    """Mean squared difference over all elements; the teacher's map is averaged to the student's
+    size first.
 
     Args:
         projected: [N, C, h, w], the student's map after the projector.
@@ -36,14 +40,21 @@ def map_loss(projected: Tensor, map_teacher: Tensor) -> Tensor:
 
 
 def projector(channels: int, teacher_channels: int, factor: int) -> nn.Sequential:
-    """1x1, 3x3 and 1x1 convolution through 1 / factor of the teacher's channels, each with norm and ReLU; torch's init."""
+    """1x1, 3x3 and 1x1 convolution through 1 / factor of the teacher's channels, each with norm and
+    ReLU; torch's init.
+    """
     narrow = teacher_channels // factor
-    steps = (conv_norm(channels, narrow, 1), conv_norm(narrow, narrow, 3), conv_norm(narrow, teacher_channels, 1))
+    steps = (
+        conv_norm(channels, narrow, 1),
+        conv_norm(narrow, narrow, 3),
+        conv_norm(narrow, teacher_channels, 1),
+    )
     return nn.Sequential(*(layer for step in steps for layer in (*step, nn.ReLU())))
 
 
 class Reused(nn.Module):
-    """What SimKD ships: the student without its classifier, the projector, the teacher's classifier. It shares their weights.
+    """What SimKD ships: the student without its classifier, the projector, the teacher's
+    classifier. It shares their weights.
 
     Args:
         student: its own classifier is left out.
@@ -52,10 +63,14 @@ class Reused(nn.Module):
         shrink: side of the student's map over side of the projected map, at least 1.
     """
 
-    def __init__(self, student: CifarNet, projector: nn.Module, classifier: nn.Module, shrink: float):
+    def __init__(
+        self, student: CifarNet, projector: nn.Module, classifier: nn.Module, shrink: float
+    ):
         super().__init__()
         self.backbone = copy.copy(student)
-        self.backbone._modules = {name: child for name, child in student._modules.items() if name != student.head}
+        self.backbone._modules = {
+            name: child for name, child in student._modules.items() if name != student.head
+        }
         self.projector, self.classifier, self.shrink = projector, classifier, shrink
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor | list[Tensor]]]:
@@ -65,13 +80,20 @@ class Reused(nn.Module):
             head_in = F.adaptive_avg_pool2d(head_in, size)
         projected = self.projector(head_in)  # [N, D_T, h, w]
         pooled = projected.mean((2, 3))
-        feats = {"feats": feats, "preact_feats": preact_feats, "head_in": projected, "pooled_feat": pooled}
+        feats = {
+            "feats": feats,
+            "preact_feats": preact_feats,
+            "head_in": projected,
+            "pooled_feat": pooled,
+        }
         return self.classifier(pooled), feats
 
 
 @METHODS.register("SIMKD", config=CONFIG)
 class SimKD(Distiller):
-    """FEAT_WEIGHT * MSE of the maps + CE_WEIGHT * CE; trains the student but for its classifier, and a projector."""
+    """FEAT_WEIGHT * MSE of the maps + CE_WEIGHT * CE; trains the student but for its classifier,
+    and a projector.
+    """
 
     needs_model_extras = True
 
@@ -80,9 +102,13 @@ class SimKD(Distiller):
         self.node = cfg.SIMKD
         own, theirs = (probe(net)[1]["head_in"].shape for net in (student, teacher))
         if not 1 <= self.node.FACTOR <= theirs[1]:
-            raise UserError(f"SIMKD.FACTOR is {self.node.FACTOR}; allowed: 1 to {theirs[1]}, the teacher's channels")
+            raise UserError(
+                f"SIMKD.FACTOR is {self.node.FACTOR}; allowed: 1 to {theirs[1]}, the teacher's "
+                f"channels"
+            )
         self.projector = projector(own[1], theirs[1], self.node.FACTOR)
-        self.shrink = own[2] / theirs[2]  # DIFF 1: the authors' code runs the teacher for it at every test
+        # DIFF 1: the authors' code runs the teacher for it at every test
+        self.shrink = own[2] / theirs[2]
 
     def get_learnable_parameters(self) -> list[nn.Parameter]:
         """All but the two classifiers: the student's own is not part of the network."""
@@ -93,11 +119,15 @@ class SimKD(Distiller):
     def deployed(self) -> nn.Module:
         return Reused(self.student, self.projector, self.teacher.classifier_module(), self.shrink)
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits, feats = self.deployed()(image)
         with torch.no_grad():
-            map_teacher = self.teacher(image)[1]["head_in"]  # DIFF 3: never negative, as the projected map
+            # DIFF 3: never negative, as the projected map
+            map_teacher = self.teacher(image)[1]["head_in"]
         return logits, {
-            "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits, target),  # DIFF 4: of the network that ships
+            "loss_ce": self.node.CE_WEIGHT
+            * cross_entropy(logits, target),  # DIFF 4: of the network that ships
             "loss_kd": self.node.FEAT_WEIGHT * map_loss(feats["head_in"], map_teacher),
         }

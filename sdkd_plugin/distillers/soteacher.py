@@ -1,4 +1,6 @@
-"""SoTeacher: a teacher trained to be a good teacher, then plain KD from it (Dong, Liu, Shang, ICLR 2024)."""
+"""SoTeacher: a teacher trained to be a good teacher, then plain KD from it (Dong, Liu, Shang, ICLR
+2024).
+"""
 
 from typing import Any
 
@@ -6,20 +8,29 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.distillers.base import Distiller, Stage, at_least_float32, cross_entropy, whole_epochs
+from sdkd_plugin.distillers.base import (
+    Distiller,
+    Phase,
+    at_least_float32,
+    cross_entropy,
+    whole_epochs,
+)
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
-    "TEACHER_EPOCHS": 240,  # of the stage that trains the teacher, with SOLVER's schedule; at least 1
+    # of the phase that trains the teacher, with SOLVER's schedule; at least 1
+    "TEACHER_EPOCHS": 240,
     "TEACHER_LR_FACTOR": 1.0,  # the teacher's learning rate relative to SOLVER.LR; above 0
     "LIP_WEIGHT": 1e-5,  # weight of the Lipschitz regulariser
     "CONSIST_WEIGHT": 1.0,  # weight of the consistency regulariser in the last epoch
-    "HISTORY": "released",  # the mean over past epochs: released (the first counts twice, as in the authors' code) | even
+    # the mean over past epochs: released (the first counts twice, as in the authors' code) | even
+    "HISTORY": "released",
     "KD": {
-        "CE_WEIGHT": 0.5,  # of the stage that trains the student: weight of the cross entropy with the labels
+        # of the phase that trains the student: weight of the cross entropy with the labels
+        "CE_WEIGHT": 0.5,
         "KD_WEIGHT": 0.5,  # and of tau^2 KL
         "T": 4.0,  # and tau; above 0
     },
@@ -30,8 +41,8 @@ HISTORIES = ("released", "even")
 def lipschitz(net: nn.Module) -> Tensor:
     """Sum over layers of a bound on how much each can stretch its input.
 
-    Convolution: sum |W|; batch norm: max_c |gamma_c| / sqrt(running variance_c + eps); linear: max over inputs of sum over
-    outputs |W|. Biases do not count.
+    Convolution: sum |W|; batch norm: max_c |gamma_c| / sqrt(running variance_c + eps); linear: max
+    over inputs of sum over outputs |W|. Biases do not count.
 
     Args:
         net: its running statistics are constants.
@@ -41,21 +52,27 @@ def lipschitz(net: nn.Module) -> Tensor:
     """
     layers = list(net.modules())
     bounds = [m.weight.abs().sum() for m in layers if isinstance(m, nn.Conv2d)]
-    bounds += [(m.weight.abs() / (m.running_var + m.eps).sqrt()).max() for m in layers if isinstance(m, nn.BatchNorm2d)]
+    bounds += [
+        (m.weight.abs() / (m.running_var + m.eps).sqrt()).max()
+        for m in layers
+        if isinstance(m, nn.BatchNorm2d)
+    ]
     bounds += [m.weight.abs().sum(0).max() for m in layers if isinstance(m, nn.Linear)]
     return torch.stack([at_least_float32(bound) for bound in bounds]).sum()
 
 
 def consistency(probabilities: Tensor, history: Tensor) -> Tensor:
-    """Squared distance to the own past: mean over samples of sum over classes of (p - q)^2. Both [N, K]; from 0 to 2."""
+    """Squared distance to the own past: mean over samples of sum over classes of (p - q)^2. Both
+    [N, K]; from 0 to 2.
+    """
     return (probabilities - history).square().sum(1).mean()
 
 
 def renewal(epoch: int, kind: str) -> float:
     """tau: q <- (1 - tau) q + tau p in training epoch 1, 2, ...; the first sets q = p.
 
-    "even" makes q the plain mean of all past p; "released" lets the first epoch count twice, since the authors' counter goes
-    from 0 to 2.
+    "even" makes q the plain mean of all past p; "released" lets the first epoch count twice, since
+    the authors' counter goes from 0 to 2.
     """
     if epoch == 1:
         return 1.0
@@ -65,10 +82,11 @@ def renewal(epoch: int, kind: str) -> float:
 
 @METHODS.register("SOTEACHER", config=CONFIG, epoch_keys=("TEACHER_EPOCHS",))
 class SoTeacher(Distiller):
-    """Stage "teacher": CE + LIP_WEIGHT * Lipschitz + CONSIST_WEIGHT * epoch / TEACHER_EPOCHS * consistency, from epoch 2 on.
+    """Phase "teacher": CE + LIP_WEIGHT * Lipschitz + CONSIST_WEIGHT * epoch / TEACHER_EPOCHS *
+    consistency, from epoch 2 on.
 
-    Stage "train": the student, with KD.CE_WEIGHT * CE + KD.KD_WEIGHT * tau^2 KL, from the teacher as it then stands. A loop
-    that knows no stages runs the second alone.
+    Phase "train": the student, with KD.CE_WEIGHT * CE + KD.KD_WEIGHT * tau^2 KL, from the teacher
+    as it then stands. A loop that knows no phases runs the second alone.
     """
 
     teacher_from = "scratch"
@@ -82,31 +100,40 @@ class SoTeacher(Distiller):
         for key in ("TEACHER_EPOCHS", "TEACHER_LR_FACTOR"):
             if not self.node[key] > 0:
                 raise UserError(f"SOTEACHER.{key} is {self.node[key]}; allowed: above 0")
-        self.register_buffer("history", torch.zeros(num_data, probe(teacher)[0].shape[1]))  # q, a row per training image
+        # q, a row per training image
+        self.register_buffer("history", torch.zeros(num_data, probe(teacher)[0].shape[1]))
 
-    def stages(self, cfg: CN) -> list[Stage]:
-        teacher = Stage("teacher", whole_epochs(cfg.SOTEACHER.TEACHER_EPOCHS), scores=False)
-        return [teacher, Stage("train", cfg.SOLVER.EPOCHS)]
+    def phases(self, cfg: CN) -> list[Phase]:
+        teacher = Phase("teacher", whole_epochs(cfg.SOTEACHER.TEACHER_EPOCHS), scores=False)
+        return [teacher, Phase("train", cfg.SOLVER.EPOCHS)]
 
     @property
     def trains_teacher(self) -> bool:
-        return self.stage is not None and self.stage.name == "teacher"
+        return self.phase is not None and self.phase.name == "teacher"
 
     def train(self, mode: bool = True) -> "SoTeacher":
         super().train(mode)
         idle = self.student if self.trains_teacher else self.teacher
-        idle.eval()  # DIFF 2: the student learns in the same run, from the teacher of the last epoch
+        # DIFF 2: the student learns in the same run, from the teacher of the last epoch
+        idle.eval()
         return self
 
-    def get_parameter_groups(self, stage: Stage) -> list[dict[str, Any]]:
-        if stage.name == "teacher":
-            return [{"params": list(self.teacher.parameters()), "lr_factor": self.node.TEACHER_LR_FACTOR}]
+    def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
+        if phase.name == "teacher":
+            return [
+                {
+                    "params": list(self.teacher.parameters()),
+                    "lr_factor": self.node.TEACHER_LR_FACTOR,
+                }
+            ]
         return [{"params": list(self.student.parameters())}]
 
     def forward_train(
         self, image: Tensor, target: Tensor, epoch: int = 1, index: Tensor | None = None, **extras
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As in `Distiller`; in the teacher's stage, which needs `index`, the logits are the teacher's."""
+        """As in `Distiller`; in the teacher's phase, which needs `index`, the logits are the
+        teacher's.
+        """
         if self.trains_teacher:
             return self.train_teacher(image, target, epoch, index)
         logits_student, _ = self.student(image)
@@ -119,16 +146,25 @@ class SoTeacher(Distiller):
             "loss_kd": self.node.KD.KD_WEIGHT * kd,
         }
 
-    def train_teacher(self, image: Tensor, target: Tensor, epoch: int, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step of the teacher's stage; the images' rows of the history are compared with first and renewed after."""
+    def train_teacher(
+        self, image: Tensor, target: Tensor, epoch: int, index: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step of the teacher's phase; the images' rows of the history are compared with first
+        and renewed after.
+        """
         logits, _ = self.teacher(image)
         probabilities = torch.softmax(at_least_float32(logits), dim=1)
         lip, consist = lipschitz(self.teacher), consistency(probabilities, self.history[index])
         # The history is empty in the first epoch
-        weight = self.node.CONSIST_WEIGHT * epoch / self.stage.epochs if epoch > 1 else 0.0
+        weight = self.node.CONSIST_WEIGHT * epoch / self.phase.epochs if epoch > 1 else 0.0
         tau = renewal(epoch, self.node.HISTORY)
         with torch.no_grad():
-            rows = torch.lerp(self.history[index], probabilities.detach().to(self.history.dtype), tau)
+            rows = torch.lerp(
+                self.history[index], probabilities.detach().to(self.history.dtype), tau
+            )
             self.history.index_copy_(0, index, rows)
         self.terms = {"lipschitz": lip.detach(), "consistency": consist.detach()}
-        return logits, {"loss_ce": cross_entropy(logits, target), "loss_kd": self.node.LIP_WEIGHT * lip + weight * consist}
+        return logits, {
+            "loss_ce": cross_entropy(logits, target),
+            "loss_kd": self.node.LIP_WEIGHT * lip + weight * consist,
+        }

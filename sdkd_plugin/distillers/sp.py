@@ -1,4 +1,6 @@
-"""SP: images that look alike to the teacher look alike to the student (Tung, Mori, ICCV 2019, arXiv 1907.09682)."""
+"""SP: images that look alike to the teacher look alike to the student (Tung, Mori, ICCV 2019, arXiv
+1907.09682).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,9 @@ CONFIG = {
 
 
 def similarity(feat: Tensor) -> Tensor:
-    """G = Q Q^T of a batch of maps [N, C, H, W], Q their activations as rows; [N, N], each row of G divided by its length."""
+    """G = Q Q^T of a batch of maps [N, C, H, W], Q their activations as rows; [N, N], each row of G
+    divided by its length.
+    """
     rows = at_least_float32(feat).flatten(1)  # [N, C H W]
     return unit(rows @ rows.T)  # DIFF 1: an image whose map is all zeros gets no gradient
 
@@ -27,28 +31,36 @@ def sp_loss(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
     """||G_S - G_T||_F^2 / N^2 with G = `similarity`.
 
     Args:
-        feat_student, feat_teacher: [N, C, H, W] and [N, C', H', W'], unbounded; only N need be equal.
+        feat_student, feat_teacher: [N, C, H, W] and [N, C', H', W'], unbounded; only N need be
+            equal.
     Returns:
         scalar, at least 0.
     Source: arXiv 1907.09682, eq. 2 to 4.
     """
-    with torch.autocast(feat_student.device.type, enabled=False):  # which would round the products' inputs
+    with torch.autocast(
+        feat_student.device.type, enabled=False
+    ):  # which would round the products' inputs
         return F.mse_loss(similarity(feat_student), similarity(feat_teacher))
 
 
 @METHODS.register("SP", config=CONFIG)
 class SP(Distiller):
-    """CE_WEIGHT * CE + FEAT_WEIGHT * `sp_loss` of the last maps; nothing trainable beside the student."""
+    """CE_WEIGHT * CE + FEAT_WEIGHT * `sp_loss` of the last maps; nothing trainable beside the
+    student.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         self.ce_weight, self.feat_weight = cfg.SP.LOSS.CE_WEIGHT, cfg.SP.LOSS.FEAT_WEIGHT
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             feats_teacher = self.teacher(image)[1]
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight * sp_loss(feats_student["feats"][-1], feats_teacher["feats"][-1]),
+            "loss_kd": self.feat_weight
+            * sp_loss(feats_student["feats"][-1], feats_teacher["feats"][-1]),
         }

@@ -1,4 +1,6 @@
-"""SRRL: the student's features must work in the teacher's own classifier (Yang et al., ICLR 2021)."""
+"""SRRL: the student's features must work in the teacher's own classifier (Yang et al., ICLR
+2021).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -14,19 +16,25 @@ from sdkd_plugin.registry import METHODS
 
 CONFIG = {
     "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
-    "KD_WEIGHT": 0.0,  # weight of tau^2 KL; 1 in SimKD's repository, whose numbers are the published ones
+    # weight of tau^2 KL; 1 in SimKD's repository, whose numbers are the published ones
+    "KD_WEIGHT": 0.0,
     "T": 4.0,  # tau of that KL; above 0
     "FM_WEIGHT": 1.0,  # weight of the feature matching loss
     "SR_WEIGHT": 1.0,  # weight of the softmax regression loss
-    "CONNECTOR": "map",  # map: 1x1 convolution before the global average, as the authors' | pooled: after it, as SimKD's
+    # map: 1x1 convolution before the global average, as the authors' | pooled: after it, as SimKD's
+    "CONNECTOR": "map",
 }
 CONNECTORS = ("map", "pooled")
 
 
-def srrl_losses(pooled_student: Tensor, pooled_teacher: Tensor, logits_teacher: Tensor, head: nn.Module) -> tuple[Tensor, Tensor]:
-    """Feature matching and softmax regression losses, both the mean over batch and components of a squared difference.
+def srrl_losses(
+    pooled_student: Tensor, pooled_teacher: Tensor, logits_teacher: Tensor, head: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """Feature matching and softmax regression losses, both the mean over batch and components of a
+    squared difference.
 
-    L_FM = mean((a - b)^2), L_SR = mean((h_T(a) - z_T)^2) with a, b the pooled features, h_T the teacher's classifier.
+    L_FM = mean((a - b)^2), L_SR = mean((h_T(a) - z_T)^2) with a, b the pooled features, h_T the
+    teacher's classifier.
 
     Args:
         pooled_student: [N, D_T], the student's feature after the connector.
@@ -42,7 +50,8 @@ def srrl_losses(pooled_student: Tensor, pooled_teacher: Tensor, logits_teacher: 
 
 
 class Connector(nn.Module):
-    """relu(BN(conv1x1)) from the student's to the teacher's channels, and the global average; a map in, a vector out.
+    """relu(BN(conv1x1)) from the student's to the teacher's channels, and the global average; a map
+    in, a vector out.
 
     Args:
         channels, teacher_channels: of the maps in front of the two heads.
@@ -63,7 +72,9 @@ class Connector(nn.Module):
 
 @METHODS.register("SRRL", config=CONFIG)
 class SRRL(Distiller):
-    """CE_WEIGHT * CE + FM_WEIGHT * L_FM + SR_WEIGHT * L_SR + KD_WEIGHT * tau^2 KL; trains a connector beside the student."""
+    """CE_WEIGHT * CE + FM_WEIGHT * L_FM + SR_WEIGHT * L_SR + KD_WEIGHT * tau^2 KL; trains a
+    connector beside the student.
+    """
 
     needs_model_extras = True
 
@@ -74,17 +85,34 @@ class SRRL(Distiller):
             raise unknown("connector", self.node.CONNECTOR, CONNECTORS, "SRRL.CONNECTOR")
         self.connector = Connector(pooled_dim(student), pooled_dim(teacher), self.node.CONNECTOR)
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             logits_teacher, feats_teacher = self.teacher(image)
-        # DIFF 1: what the head averages, non-negative as what leaves the connector; WRN's and MobileNetV2's last feats are not
+        # DIFF 1: what the head averages, non-negative as what leaves the connector; WRN's and
+        # MobileNetV2's last feats are not
         pooled_student = self.connector(feats_student["head_in"])
         with torch.autocast(image.device.type, enabled=False):
             matching, regression = srrl_losses(
-                pooled_student, feats_teacher["pooled_feat"], logits_teacher, self.teacher.classifier_module()
+                pooled_student,
+                feats_teacher["pooled_feat"],
+                logits_teacher,
+                self.teacher.classifier_module(),
             )
         kd = kd_loss(logits_student, logits_teacher, self.node.T)
-        self.terms = {"srrl_fm": matching.detach(), "srrl_sr": regression.detach(), "kd": kd.detach()}
-        loss_kd = self.node.FM_WEIGHT * matching + self.node.SR_WEIGHT * regression + self.node.KD_WEIGHT * kd
-        return logits_student, {"loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target), "loss_kd": loss_kd}
+        self.terms = {
+            "srrl_fm": matching.detach(),
+            "srrl_sr": regression.detach(),
+            "kd": kd.detach(),
+        }
+        loss_kd = (
+            self.node.FM_WEIGHT * matching
+            + self.node.SR_WEIGHT * regression
+            + self.node.KD_WEIGHT * kd
+        )
+        return logits_student, {
+            "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target),
+            "loss_kd": loss_kd,
+        }

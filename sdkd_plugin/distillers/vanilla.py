@@ -16,7 +16,9 @@ class Vanilla(Distiller):
     def __init__(self, student: nn.Module, teacher: None, cfg: CfgNode):
         super().__init__(student, teacher)
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, _ = self.student(image)
         # DIFF 1: the loss is called loss_ce, as in every other method
         return logits_student, {"loss_ce": cross_entropy(logits_student, target)}

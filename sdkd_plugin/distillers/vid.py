@@ -1,4 +1,6 @@
-"""VID: the student's maps predict the teacher's, and how sure they are (Ahn et al., CVPR 2019, arXiv 1904.05835)."""
+"""VID: the student's maps predict the teacher's, and how sure they are (Ahn et al., CVPR 2019,
+arXiv 1904.05835).
+"""
 
 import math
 
@@ -25,7 +27,8 @@ CONFIG = {
 
 
 def vid_loss(mean: Tensor, feat_teacher: Tensor, rho: Tensor, eps: float) -> Tensor:
-    """mean of 1/2 [(mu - F_T)^2 / v + log v], v = softplus(rho) + eps: Gaussian negative log likelihood less its constant.
+    """mean of 1/2 [(mu - F_T)^2 / v + log v], v = softplus(rho) + eps: Gaussian negative log
+    likelihood less its constant.
 
     Args:
         mean: mu [N, C, H, W], the prediction, unbounded.
@@ -43,7 +46,8 @@ def vid_loss(mean: Tensor, feat_teacher: Tensor, rho: Tensor, eps: float) -> Ten
 
 
 class Predictor(nn.Module):
-    """A student map's prediction of a teacher map: three 1x1 convolutions without bias, ReLUs between; one rho per channel.
+    """A student map's prediction of a teacher map: three 1x1 convolutions without bias, ReLUs
+    between; one rho per channel.
 
     Args:
         channels, teacher_channels: of the two maps.
@@ -53,22 +57,31 @@ class Predictor(nn.Module):
     def __init__(self, channels: int, teacher_channels: int, variance: float, eps: float):
         super().__init__()
         widths = (channels, teacher_channels, teacher_channels, teacher_channels)
-        first, second, third = (nn.Conv2d(*pair, 1, bias=False) for pair in zip(widths, widths[1:], strict=False))
+        first, second, third = (
+            nn.Conv2d(*pair, 1, bias=False) for pair in zip(widths, widths[1:], strict=False)
+        )
         self.mean = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
         start = variance - eps
-        # the inverse of softplus, written so that a large start does not overflow. DIFF 1: a parameter
-        self.rho = nn.Parameter(torch.full((teacher_channels,), start + math.log(-math.expm1(-start))))
+        # the inverse of softplus, written so that a large start does not overflow. DIFF 1: a
+        # parameter
+        self.rho = nn.Parameter(
+            torch.full((teacher_channels,), start + math.log(-math.expm1(-start)))
+        )
         self.eps = eps
 
     def forward(self, feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
-        """`vid_loss` of maps [N, C_S, H, W] and [N, C_T, H', W'], after average pooling of the larger one."""
+        """`vid_loss` of maps [N, C_S, H, W] and [N, C_T, H', W'], after average pooling of the
+        larger one.
+        """
         feat_student, feat_teacher = pool_pair(feat_student, feat_teacher)
         return vid_loss(self.mean(feat_student), feat_teacher, self.rho, self.eps)
 
 
 @METHODS.register("VID", config=CONFIG)
 class VID(Distiller):
-    """CE_WEIGHT * CE + FEAT_WEIGHT * sum of `vid_loss` over the stages after the stem; trains a `Predictor` for each."""
+    """CE_WEIGHT * CE + FEAT_WEIGHT * sum of `vid_loss` over the stages after the stem; trains a
+    `Predictor` for each.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
@@ -77,19 +90,28 @@ class VID(Distiller):
         if not node.EPS > 0:
             raise UserError(f"VID.EPS is {node.EPS}; allowed: above 0")
         if not node.INIT_PRED_VAR > node.EPS:
-            raise UserError(f"VID.INIT_PRED_VAR is {node.INIT_PRED_VAR}; allowed: above VID.EPS, {node.EPS}")
-        # DIFF 3: measured in eval mode; mdistiller's probe moves the running statistics of both networks
+            raise UserError(
+                f"VID.INIT_PRED_VAR is {node.INIT_PRED_VAR}; allowed: above VID.EPS, {node.EPS}"
+            )
+        # DIFF 3: measured in eval mode; mdistiller's probe moves the running statistics of both
+        # networks
         channels = [[x.shape[1] for x in probe(net)[1]["feats"][1:]] for net in (student, teacher)]
+        # paired from the first; what has no partner is left out
         self.predictors = nn.ModuleList(
             Predictor(*pair, node.INIT_PRED_VAR, node.EPS) for pair in zip(*channels, strict=False)
-        )  # paired from the first; what has no partner is left out
+        )
 
-    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(
+        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             feats_teacher = self.teacher(image)[1]
-        stages = zip(self.predictors, feats_student["feats"][1:], feats_teacher["feats"][1:], strict=False)
+        stages = zip(
+            self.predictors, feats_student["feats"][1:], feats_teacher["feats"][1:], strict=False
+        )
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight * sum(predict(own, theirs) for predict, own, theirs in stages),
+            "loss_kd": self.feat_weight
+            * sum(predict(own, theirs) for predict, own, theirs in stages),
         }

@@ -1,4 +1,6 @@
-"""Student files: a bare student is exactly {"model": state_dict}; any other network also says how to build it again."""
+"""Student files: a bare student is exactly {"model": state_dict}; any other network also says how
+to build it again.
+"""
 
 from typing import Any
 
@@ -6,41 +8,63 @@ import yaml
 from torch import nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin import weights
 from sdkd_plugin.config import default_config, flatten
 from sdkd_plugin.distillers.base import Distiller
-from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import METHODS
 
-ENTRY = {"method": str, "teacher": str, "student": str, "num_classes": int, "config": dict}  # what "deploy" holds
+# what "deploy" holds
+ENTRY = {"method": str, "teacher": str, "student": str, "num_classes": int, "config": dict}
 
 
 def pack(distiller: Distiller, cfg: CN, num_classes: int) -> dict[str, Any]:
-    """What a student file holds: the deployed network's state and, unless a bare student takes that state, its recipe."""
+    """What a student file holds: the deployed network's state and, unless a bare student takes that
+    state, its recipe.
+    """
     state = distiller.deployed().state_dict()
     if shapes(state) == shapes(distiller.student.state_dict()):
         return {"model": state}
     node = cfg.DISTILLER
-    recipe = {"method": node.TYPE, "teacher": node.TEACHER, "student": node.STUDENT, "num_classes": num_classes}
+    recipe = {
+        "method": node.TYPE,
+        "teacher": node.TEACHER,
+        "student": node.STUDENT,
+        "num_classes": num_classes,
+    }
     return {"model": state, "deploy": {**recipe, "config": yaml.safe_load(cfg[node.TYPE].dump())}}
 
 
 def unpack(recipe: Any, path: str) -> nn.Module:
-    """The network that a file's "deploy" entry describes, with random weights: what its method, built anew, would deploy.
+    """The network that a file's "deploy" entry describes, with random weights: what its method,
+    built anew, would deploy.
 
     Raises:
-        UserError: the entry is malformed, of a method or model unknown here, or its config has other keys than ours.
+        UserError: the entry is malformed, of a method or model unknown here, or its config has
+            other keys than ours.
     """
     if not isinstance(recipe, dict) or {key: type(value) for key, value in recipe.items()} != ENTRY:
-        raise UserError(f"checkpoint {path}: 'deploy' is malformed; wanted the entries {', '.join(ENTRY)}, as a run writes them")
+        raise UserError(
+            f"checkpoint {path}: 'deploy' is malformed; wanted the entries {', '.join(ENTRY)}, as "
+            f"a run writes them"
+        )
     name, num_classes = recipe["method"], recipe["num_classes"]
     method, cfg = METHODS[name].build, default_config()
-    foreign = {key for key, _ in flatten(recipe["config"])} ^ {key for key, _ in flatten(cfg.get(name, {}))}
+    foreign = {key for key, _ in flatten(recipe["config"])} ^ {
+        key for key, _ in flatten(cfg.get(name, {}))
+    }
     if foreign:
-        raise UserError(f"checkpoint {path}: its {name} settings differ from this version's in {', '.join(sorted(foreign))}")
+        raise UserError(
+            f"checkpoint {path}: its {name} settings differ from this version's in "
+            f"{', '.join(sorted(foreign))}"
+        )
     cfg[name] = CN(recipe["config"])
-    cfg.DISTILLER.TYPE, cfg.DISTILLER.TEACHER, cfg.DISTILLER.STUDENT = name, recipe["teacher"], recipe["student"]
+    cfg.DISTILLER.TYPE, cfg.DISTILLER.TEACHER, cfg.DISTILLER.STUDENT = (
+        name,
+        recipe["teacher"],
+        recipe["student"],
+    )
     student = build_model(recipe["student"], num_classes)
     teacher = None if method.teacher_from == "none" else build_model(recipe["teacher"], num_classes)
     return method(student, teacher, cfg, *([1] if method.needs_num_data else [])).deployed()
@@ -56,20 +80,27 @@ def load_network(path: str, name: str, num_classes: int) -> tuple[str, nn.Module
     Returns:
         what the network is, in words, and the network with the file's weights.
     Raises:
-        UserError: nothing says which model the file holds, or it holds another model, or one for other classes.
+        UserError: nothing says which model the file holds, or it holds another model, or one for
+            other classes.
     """
-    recipe = checkpoint.load(path).get("deploy")
+    recipe = weights.load(path).get("deploy")
     if recipe is None:
         if not name:
-            raise UserError(f"checkpoint {path} does not say which model it holds; name it with -m, such as -m resnet20")
+            raise UserError(
+                f"checkpoint {path} does not say which model it holds; name it with -m, such as -m "
+                f"resnet20"
+            )
         network = build_model(name, num_classes)
     else:
         network = unpack(recipe, path)
         if (name or recipe["student"], num_classes) != (recipe["student"], recipe["num_classes"]):
             held = f"{recipe['student']} for {recipe['num_classes']} classes"
-            raise UserError(f"checkpoint {path} holds {held}; asked for is {name or 'its model'} for {num_classes} classes")
+            raise UserError(
+                f"checkpoint {path} holds {held}; asked for is {name or 'its model'} for "
+                f"{num_classes} classes"
+            )
         name = f"{recipe['student']} as {recipe['method']} deploys it"
-    checkpoint.load_weights(network, path, name)
+    weights.load_weights(network, path, name)
     return name, network
 
 

@@ -21,23 +21,33 @@ class Score:
 
 
 def correct_within(logits: Tensor, target: Tensor, k: int) -> Tensor:
-    """How many samples have their class among the k largest logits. logits [N, K], target [N]; scalar count."""
+    """How many samples have their class among the k largest logits. logits [N, K], target [N];
+    scalar count.
+    """
     k = min(k, logits.shape[1])
     return (logits.topk(k, dim=1).indices == target[:, None]).any(dim=1).sum()
 
 
 @torch.no_grad()
-def evaluate(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
+def evaluate(
+    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+) -> Score:
     """Scores `predict` (image [N, 3, H, W] to logits [N, K]) over (image, target) batches.
 
-    The caller puts the network into eval mode. Sums are kept in float64, so the result does not depend on the batch size
-    beyond the network's own rounding.
+    The caller puts the network into eval mode. Sums are kept in float64, so the result does not
+    depend on the batch size beyond the network's own rounding.
     """
     count, totals = 0, torch.zeros(3, dtype=torch.float64)
     for image, target in batches:
         logits = predict(image).float()
         loss = F.cross_entropy(logits, target, reduction="sum")
-        totals += torch.stack([correct_within(logits, target, 1), correct_within(logits, target, 5), loss]).double().cpu()
+        totals += (
+            torch.stack(
+                [correct_within(logits, target, 1), correct_within(logits, target, 5), loss]
+            )
+            .double()
+            .cpu()
+        )
         count += len(target)
     top1, top5, loss = (totals / count).tolist()
     return Score(100 * top1, 100 * top5, loss)

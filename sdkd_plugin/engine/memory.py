@@ -7,15 +7,17 @@ import sys
 
 import torch
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, -1)
 
 
 def keep_freed_memory() -> bool:
     """Makes glibc keep freed blocks for the next step; returns whether it took effect.
 
-    By default it hands large blocks back to the system at once and takes them anew page by page: resnet56 -> resnet20 at
-    batch 64 costs 30,000 page faults in every step, a tenth to a fifth of its time. The peak stays the same. Other
-    allocators (jemalloc, macOS, musl) do not listen to this and need not.
+    By default it hands large blocks back to the system at once and takes them anew page by page:
+    resnet56 -> resnet20 at batch 64 costs 30,000 page faults in every step, a tenth to a fifth of
+    its time. The peak stays the same. Other allocators (jemalloc, macOS, musl) do not listen to
+    this and need not.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

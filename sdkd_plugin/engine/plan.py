@@ -9,7 +9,7 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, epoch_keys, flatten, scaled_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
-from sdkd_plugin.distillers.base import Distiller, Stage
+from sdkd_plugin.distillers.base import Distiller, Phase
 from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
@@ -23,7 +23,7 @@ class Plan:
 
     Args:
         warning: why a random teacher was timed instead of the trained one; None otherwise.
-        costs: for each stage, seconds of training and of evaluation per epoch.
+        costs: for each phase, seconds of training and of evaluation per epoch.
         disk: bytes its folder will hold, about.
     """
 
@@ -31,17 +31,17 @@ class Plan:
     distiller: Distiller
     device: torch.device
     warning: str | None
-    costs: list[tuple[Stage, float, float]]
+    costs: list[tuple[Phase, float, float]]
     disk: int
 
     @property
     def hours(self) -> float:
-        """All epochs of all stages."""
-        return sum(stage.epochs * (train + score) for stage, train, score in self.costs) / 3600
+        """All epochs of all phases."""
+        return sum(phase.epochs * (train + score) for phase, train, score in self.costs) / 3600
 
 
 def make_plan(cfg: CN) -> Plan:
-    """Builds what the run would build and times a few steps of each stage. `cfg` is unscaled.
+    """Builds what the run would build and times a few steps of each phase. `cfg` is unscaled.
 
     The cost needs no trained teacher: where the checkpoint is missing a random one is timed.
     """
@@ -53,44 +53,69 @@ def make_plan(cfg: CN) -> Plan:
         teacher = build_model(cfg.DISTILLER.TEACHER, dataset.num_classes).eval()
     distiller = build_distiller(cfg, dataset, teacher)
     trainer, costs = Trainer(scaled_config(cfg), distiller, dataset), []
-    for stage in distiller.stages(trainer.cfg):
-        trainer.enter(stage, begin=True)
-        costs.append((stage, time_training(trainer), time_evaluation(trainer) if stage.scores else 0.0))
+    for phase in distiller.phases(trainer.cfg):
+        trainer.enter(phase, begin=True)
+        costs.append(
+            (phase, time_training(trainer), time_evaluation(trainer) if phase.scores else 0.0)
+        )
     student = 4 * sum(value.numel() for value in distiller.deployed().state_dict().values())
-    whole = student + 4 * sum(value.numel() for name, value in distiller.state_dict().items() if not name.startswith("teacher."))
-    kept = sum(stage.epochs for stage, _, _ in costs) // cfg.LOG.SAVE_CHECKPOINT_FREQ
-    return Plan(dataset, distiller, trainer.device, warning, costs, (3 + kept) * (whole + student))  # latest, its previous, best
+    whole = student + 4 * sum(
+        value.numel()
+        for name, value in distiller.state_dict().items()
+        if not name.startswith("teacher.")
+    )
+    kept = sum(phase.epochs for phase, _, _ in costs) // cfg.LOG.SAVE_CHECKPOINT_FREQ
+    # latest, its previous, best
+    return Plan(dataset, distiller, trainer.device, warning, costs, (3 + kept) * (whole + student))
 
 
 def show_plan(cfg: CN) -> None:
-    """Prints the resolved config, the scaled epoch keys, parameter counts and an epoch's cost from a few timed steps."""
+    """Prints the resolved config, the scaled epoch keys, parameter counts and an epoch's cost from
+    a few timed steps.
+    """
     print("config (this method's part):")
     for key, value in flatten(active_config(cfg)):
         print(f"  {key}: {value!r}")
-    print(f"epoch-valued keys, written for {cfg.SOLVER.SCHEDULE_EPOCHS or cfg.SOLVER.EPOCHS}, scaled to {cfg.SOLVER.EPOCHS}:")
+    print(
+        f"epoch-valued keys, written for {cfg.SOLVER.SCHEDULE_EPOCHS or cfg.SOLVER.EPOCHS}, scaled "
+        f"to {cfg.SOLVER.EPOCHS}:"
+    )
     shown = dict(flatten(scaled_config(cfg)))
     for key in epoch_keys(cfg):
         print(f"  {key}: {shown[key]!r}")
     plan = make_plan(cfg)
     dataset, distiller = plan.dataset, plan.distiller
-    print(f"data: {dataset.name}, {len(dataset.train)} training images, {len(dataset.test)} {dataset.evaluates} images")
+    print(
+        f"data: {dataset.name}, {len(dataset.train)} training images, {len(dataset.test)} "
+        f"{dataset.evaluates} images"
+    )
     for name, module in (("student", distiller.student), ("teacher", distiller.teacher)):
         if module is not None:
             print(f"parameters of the {name}: {sum(p.numel() for p in module.parameters()):,}")
     print(f"parameters training adds: {distiller.get_extra_parameters():,}")
     if plan.warning:
         print(f"warning: {plan.warning}")
-    print(f"expected cost, from {TIMED_STEPS} timed steps on {plan.device} with {torch.get_num_threads()} threads:")
-    for stage, train, score in plan.costs:
-        print(f"  {stage.epochs} epochs {stage.name!r}, each {train:.1f} s of training, {score:.1f} s of evaluation")
+    print(
+        f"expected cost, from {TIMED_STEPS} timed steps on {plan.device} with "
+        f"{torch.get_num_threads()} threads:"
+    )
+    for phase, train, score in plan.costs:
+        print(
+            f"  {phase.epochs} epochs {phase.name!r}, each {train:.1f} s of training, {score:.1f} "
+            f"s of evaluation"
+        )
     print(f"  altogether {plan.hours:.2f} hours, {plan.disk / 2**20:.0f} MiB on disk")
 
 
 def time_training(trainer: Trainer) -> float:
-    """Seconds of one epoch's training steps, extrapolated from a few. Changes the trainer's weights."""
+    """Seconds of one epoch's training steps, extrapolated from a few. Changes the trainer's
+    weights.
+    """
     trainer.distiller.train()
     validation, began, timed = trainer.validation(1), 0.0, 0
-    for step, batch in enumerate(itertools.islice(trainer.train_batches.epoch(1), WARM_STEPS + TIMED_STEPS), start=1):
+    for step, batch in enumerate(
+        itertools.islice(trainer.train_batches.epoch(1), WARM_STEPS + TIMED_STEPS), start=1
+    ):
         if step <= WARM_STEPS + 1:
             _synchronise(trainer.device)
             began, timed = time.perf_counter(), 0
@@ -104,7 +129,7 @@ def time_training(trainer: Trainer) -> float:
 def time_evaluation(trainer: Trainer) -> float:
     """Seconds of scoring the evaluation split once, extrapolated from a few batches."""
     trainer.distiller.eval()
-    network = trainer.bare.deployed()
+    network = trainer.method.deployed()
     began, batches = time.perf_counter(), 0
     for image, _ in itertools.islice(trainer.eval_batches, TIMED_EVAL_BATCHES):
         network(image)

@@ -11,15 +11,21 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import active_config, scaled_config
 from sdkd_plugin.data.batches import EvalBatches
 from sdkd_plugin.data.dataset import Dataset, load_dataset
-from sdkd_plugin.engine import checkpoint
-from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher, loads_teacher, teacher_path
+from sdkd_plugin.engine.build import (
+    MissingTeacherError,
+    build_distiller,
+    build_teacher,
+    loads_teacher,
+    teacher_path,
+)
 from sdkd_plugin.engine.deploy import load_network
-from sdkd_plugin.engine.environment import describe_environment, uncommitted_diff
 from sdkd_plugin.engine.evaluate import Score, evaluate
-from sdkd_plugin.engine.folder import RunFolder, data_hash, run_identity, write_json
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.trainer import Trainer, make_accelerator
+from sdkd_plugin.files import sha256, write_json
 from sdkd_plugin.models import teacher_checkpoint
+from sdkd_plugin.runs.environment import describe_environment, uncommitted_diff
+from sdkd_plugin.runs.folder import RunFolder, data_hash, run_identity
 
 
 def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFolder:
@@ -36,35 +42,50 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
     if train_teacher:
         cfg = with_trained_teacher(cfg, resume)
     dataset = load_dataset(cfg)
-    teacher_hash = checkpoint.sha256(teacher_path(cfg)) if loads_teacher(cfg) else None
+    teacher_hash = sha256(teacher_path(cfg)) if loads_teacher(cfg) else None
     folder = RunFolder(cfg, run_identity(cfg, data_hash(dataset), teacher_hash))
     with folder.lock():
         folder.check(resume)
         if folder.result is not None:
-            print(f"{folder.path} holds this run, finished: last top-1 {folder.result['last']['top1']:.2f}")
+            print(
+                f"{folder.path} holds this run, finished: last top-1 "
+                f"{folder.result['last']['top1']:.2f}"
+            )
             return folder
         device = make_accelerator(cfg).device
         environment = describe_environment(device)
         teacher = build_teacher(cfg, dataset.num_classes)
-        teacher_score = score_teacher(teacher.to(device), cfg, dataset, device) if loads_teacher(cfg) else None
-        trainer = Trainer(scaled_config(cfg), build_distiller(cfg, dataset, teacher), dataset, folder)
+        teacher_score = (
+            score_teacher(teacher.to(device), cfg, dataset, device) if loads_teacher(cfg) else None
+        )
+        trainer = Trainer(
+            scaled_config(cfg), build_distiller(cfg, dataset, teacher), dataset, folder
+        )
         trainer.resume()
         if not trainer.history:
             folder.begin(cfg, environment, uncommitted_diff())
         done, total = len(trainer.history), len(trainer.schedule)
-        print(f"{folder.path}: {total} epochs, {done} of them done, {len(dataset.train)} training images")
+        print(
+            f"{folder.path}: {total} epochs, {done} of them done, {len(dataset.train)} training "
+            f"images"
+        )
         trainer.run()
         if teacher is not None and teacher_score is None:  # trained along with the student
             teacher_score = score_teacher(teacher.eval(), cfg, dataset, device)
-        write_json(folder.path / "result.json", make_result(cfg, trainer, dataset, teacher_score, environment))
+        write_json(
+            folder.path / "result.json",
+            make_result(cfg, trainer, dataset, teacher_score, environment),
+        )
     return folder
 
 
 def with_trained_teacher(cfg: CN, resume: bool) -> CN:
-    """The config with DISTILLER.TEACHER_CKPT set to a teacher trained here, unless the teacher's file exists already.
+    """The config with DISTILLER.TEACHER_CKPT set to a teacher trained here, unless the teacher's
+    file exists already.
 
     Raises:
-        UserError: DISTILLER.TEACHER_CKPT names a file that does not exist: more likely a typo than a wish to train.
+        UserError: DISTILLER.TEACHER_CKPT names a file that does not exist: more likely a typo than
+            a wish to train.
     """
     if not loads_teacher(cfg):
         return cfg
@@ -90,7 +111,9 @@ def with_trained_teacher(cfg: CN, resume: bool) -> CN:
 
 
 def score_teacher(teacher: nn.Module, cfg: CN, dataset: Dataset, device: torch.device) -> Score:
-    """Measures and prints what the teacher really knows; a wrong checkpoint shows here, not in the student's number."""
+    """Measures and prints what the teacher really knows; a wrong checkpoint shows here, not in the
+    student's number.
+    """
     score = evaluate(lambda image: teacher(image)[0], EvalBatches(dataset.test, cfg, device))
     print(f"teacher {cfg.DISTILLER.TEACHER}: on the {dataset.evaluates} images: {score}")
     return score
@@ -99,7 +122,9 @@ def score_teacher(teacher: nn.Module, cfg: CN, dataset: Dataset, device: torch.d
 def make_result(
     cfg: CN, trainer: Trainer, dataset: Dataset, teacher: Score | None, environment: dict[str, Any]
 ) -> dict[str, Any]:
-    """Everything a table or a sceptical reader asks of one run. Accuracies in percent, times in seconds."""
+    """Everything a table or a sceptical reader asks of one run. Accuracies in percent, times in
+    seconds.
+    """
     last, best = trainer.history[-1], trainer.best
     train_seconds = sum(row["train_seconds"] for row in trainer.history)
     return {
@@ -118,8 +143,8 @@ def make_result(
         "wall_seconds": train_seconds + sum(row.get("test_seconds", 0) for row in trainer.history),
         "images_per_second": len(dataset.train) * len(trainer.history) / train_seconds,
         "peak_memory_mib": peak_memory(trainer.device) / 2**20,
-        "deployed_parameters": sum(p.numel() for p in trainer.bare.deployed().parameters()),
-        "extra_parameters": trainer.bare.get_extra_parameters(),
+        "deployed_parameters": sum(p.numel() for p in trainer.method.deployed().parameters()),
+        "extra_parameters": trainer.method.get_extra_parameters(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "config": active_config(cfg),
         "identity": trainer.folder.identity,
@@ -131,15 +156,21 @@ def score_checkpoint(cfg: CN, path: str) -> Score:
     """Loads a network, prints its scores on the evaluation split and returns them.
 
     Args:
-        cfg: DISTILLER.STUDENT names the model and may be empty if the file says what it holds; DATASET names the images.
+        cfg: DISTILLER.STUDENT names the model and may be empty if the file says what it holds;
+            DATASET names the images.
         path: a student or teacher file, or "pretrain" for the published teacher's place.
     """
     name = cfg.DISTILLER.STUDENT
     dataset = load_dataset(cfg)
-    name, model = load_network(teacher_checkpoint(name) if path == "pretrain" else path, name, dataset.num_classes)
+    name, model = load_network(
+        teacher_checkpoint(name) if path == "pretrain" else path, name, dataset.num_classes
+    )
     device = make_accelerator(cfg).device
     layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
     model.to(device, memory_format=layout).eval()
-    score = evaluate(lambda image: model(image)[0], tqdm(EvalBatches(dataset.test, cfg, device), disable=None, leave=False))
+    score = evaluate(
+        lambda image: model(image)[0],
+        tqdm(EvalBatches(dataset.test, cfg, device), disable=None, leave=False),
+    )
     print(f"{name} on {len(dataset.test)} {dataset.evaluates} images: {score}")
     return score

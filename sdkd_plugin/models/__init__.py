@@ -1,6 +1,8 @@
-"""The CIFAR model zoo: constructor names, state-dict keys and outputs equal mdistiller's, so checkpoints load both ways.
+"""The CIFAR model zoo: constructor names, state-dict keys and outputs equal mdistiller's, so
+checkpoints load both ways.
 
-Every model maps images [N, 3, H, W] to `(logits [N, K], feats)`; `base.CifarNet` says what `feats` holds.
+Every model maps images [N, 3, H, W] to `(logits [N, K], feats)`; `base.CifarNet` says what `feats`
+holds.
 """
 
 from torch import nn
@@ -8,7 +10,8 @@ from torch import nn
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import MODELS
 
-PUBLISHED_TEACHERS = ("resnet56", "resnet110", "resnet32x4", "ResNet50", "wrn_40_2", "vgg13")  # weights that mdistiller offers
+# weights that mdistiller offers
+PUBLISHED_TEACHERS = ("resnet56", "resnet110", "resnet32x4", "ResNet50", "wrn_40_2", "vgg13")
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:
@@ -23,12 +26,16 @@ def build_model(name: str, num_classes: int) -> nn.Module:
     """
     entry = MODELS[name]
     if num_classes < 1:
-        raise UserError(f"num_classes is {num_classes} for model {name!r}: it must be at least 1; look at the data set's labels")
+        raise UserError(
+            f"num_classes is {num_classes} for model {name!r}: it must be at least 1; look at the "
+            f"data set's labels"
+        )
     return entry.build(num_classes)
 
 
 def teacher_checkpoint(name: str) -> str:
-    """Returns where a trained teacher's weights lie, relative to the working directory: mdistiller's layout.
+    """Returns where a trained teacher's weights lie, relative to the working directory:
+    mdistiller's layout.
 
     Raises:
         UserError: the name is unknown.

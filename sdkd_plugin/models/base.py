@@ -1,4 +1,6 @@
-"""What all models of the zoo share: the contract, the stage that ends in a ReLU, He's initialisation."""
+"""What all models of the zoo share: the contract, the stage that ends in a ReLU, He's
+initialisation.
+"""
 
 from collections.abc import Callable, Iterable
 
@@ -29,7 +31,8 @@ class CifarNet(nn.Module):
         raise NotImplementedError
 
     def maps_through(self, image: Tensor, insert: Callable[[Tensor], Tensor]) -> Maps:
-        """`maps` with `insert` applied to the last map [N, D, H, W], right before the global average.
+        """`maps` with `insert` applied to the last map [N, D, H, W], right before the global
+        average.
 
         A family that ends in a norm and a ReLU of its own (WRN) applies it before these.
         """
@@ -39,7 +42,12 @@ class CifarNet(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor | list[Tensor]]]:
         feats, preact_feats, head_in = self.maps(image)
         logits, pooled = self.forward_head(head_in)
-        return logits, {"feats": feats, "preact_feats": preact_feats, "head_in": head_in, "pooled_feat": pooled}
+        return logits, {
+            "feats": feats,
+            "preact_feats": preact_feats,
+            "head_in": head_in,
+            "pooled_feat": pooled,
+        }
 
     def forward_head(self, head_in: Tensor) -> tuple[Tensor, Tensor]:
         """Global average over H and W, then the classifier.
@@ -65,23 +73,30 @@ class CifarNet(nn.Module):
         return nn.ModuleList(child for name, child in self.named_children() if name != self.head)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        """For each stage after the stem, the norm whose output leads into the ReLU (OFD reads its margins there)."""
+        """For each stage after the stem, the norm whose output leads into the ReLU (OFD reads its
+        margins there).
+        """
         raise NotImplementedError
 
 
 class Stage(nn.Sequential):
-    """Blocks that stop short of their final ReLU, which stands here: returns the last map after and before it."""
+    """Blocks that stop short of their final ReLU, which stands here: returns the last map after and
+    before it.
+    """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         last = len(self) - 1
         for i, block in enumerate(self):
             preact = block(x)
-            x = F.relu(preact, inplace=i < last)  # the last pre-activation is handed out and must survive
+            # the last pre-activation is handed out and must survive
+            x = F.relu(preact, inplace=i < last)
         return x, preact
 
 
 def run_stages(x: Tensor, stages: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
-    """Feeds the stem's output through stages that return (out, preact); only `out` goes on. Returns feats, preact_feats."""
+    """Feeds the stem's output through stages that return (out, preact); only `out` goes on. Returns
+    feats, preact_feats.
+    """
     feats, preact_feats = [x], [x]
     for stage in stages:
         x, preact = stage(x)
@@ -97,9 +112,11 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1)
 
 
 def init_convolutions(net: nn.Module) -> None:
-    """Draws every convolution from N(0, 2 / (k^2 C_out)), biases 0 (He et al. 2015, eq. 14, backward case).
+    """Draws every convolution from N(0, 2 / (k^2 C_out)), biases 0 (He et al. 2015, eq. 14,
+    backward case).
 
-    Depthwise convolutions count all output channels too, as mdistiller does. Norms start at 1 and 0 by themselves.
+    Depthwise convolutions count all output channels too, as mdistiller does. Norms start at 1 and 0
+    by themselves.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,6 @@
-"""MobileNetV2 at half width for CIFAR: inverted residuals with linear outputs (Sandler et al. 2018, table 2)."""
+"""MobileNetV2 at half width for CIFAR: inverted residuals with linear outputs (Sandler et al. 2018,
+table 2).
+"""
 
 from torch import Tensor, nn
 
@@ -43,7 +45,8 @@ class InvertedResidual(nn.Module):
 
 @MODELS.register("MobileNetV2")
 class MobileNetV2(CifarNet):
-    """The stem already halves the image. A stage's output is linear, so `preact_feats` are `feats`, which mdistiller leaves out.
+    """The stem already halves the image. A stage's output is linear, so `preact_feats` are `feats`,
+    which mdistiller leaves out.
 
     Args:
         num_classes: length of the logits.
@@ -57,8 +60,14 @@ class MobileNetV2(CifarNet):
         self.blocks = nn.ModuleList()
         in_channels = STEM
         for expansion, channels, count, stride in SETTINGS:
-            following = [InvertedResidual(channels, channels, 1, expansion) for _ in range(count - 1)]
-            self.blocks.append(nn.Sequential(InvertedResidual(in_channels, channels, stride, expansion), *following))
+            following = [
+                InvertedResidual(channels, channels, 1, expansion) for _ in range(count - 1)
+            ]
+            self.blocks.append(
+                nn.Sequential(
+                    InvertedResidual(in_channels, channels, stride, expansion), *following
+                )
+            )
             in_channels = channels
         self.conv2 = conv_norm(in_channels, LAST, 1).append(nn.ReLU(inplace=True))
         self.classifier = nn.Sequential(nn.Linear(LAST, num_classes))
@@ -79,5 +88,7 @@ class MobileNetV2(CifarNet):
         return self.classifier[0]
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        """The last norm of each stage; no ReLU follows it, but it is where the stage's map gets its scale."""
+        """The last norm of each stage; no ReLU follows it, but it is where the stage's map gets its
+        scale.
+        """
         return [self.blocks[i][-1].conv[-1] for i in STAGE_ENDS]

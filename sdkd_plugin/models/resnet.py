@@ -1,4 +1,6 @@
-"""ResNet for CIFAR: depth 6n + 2, three stages of n basic blocks (He et al. 2016, section 4.2); x4 widens the stages."""
+"""ResNet for CIFAR: depth 6n + 2, three stages of n basic blocks (He et al. 2016, section 4.2); x4
+widens the stages.
+"""
 
 from functools import partial
 
@@ -10,7 +12,9 @@ from sdkd_plugin.registry import MODELS
 
 
 class BasicBlock(nn.Module):
-    """x -> norm(conv(relu(norm(conv(x))))) + shortcut(x); the ReLU after the sum belongs to the stage."""
+    """x -> norm(conv(relu(norm(conv(x))))) + shortcut(x); the ReLU after the sum belongs to the
+    stage.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()

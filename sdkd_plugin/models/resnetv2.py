@@ -1,4 +1,6 @@
-"""ResNet18 and ResNet50 as for ImageNet, with a 3x3 stem at full size for CIFAR (He et al. 2016, table 1)."""
+"""ResNet18 and ResNet50 as for ImageNet, with a 3x3 stem at full size for CIFAR (He et al. 2016,
+table 1).
+"""
 
 from functools import partial
 
@@ -32,7 +34,9 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride), 1x1 to four times the width, plus shortcut; the last ReLU belongs to the stage."""
+    """1x1, 3x3 (which carries the stride), 1x1 to four times the width, plus shortcut; the last
+    ReLU belongs to the stage.
+    """
 
     expansion = 4
 
@@ -58,7 +62,8 @@ class Bottleneck(nn.Module):
 
 
 class ResNetV2(CifarNet):
-    """Four stages of 64, 128, 256 and 512 channels times the block's expansion, each after the first at half the size.
+    """Four stages of 64, 128, 256 and 512 channels times the block's expansion, each after the
+    first at half the size.
 
     Args:
         block: BasicBlock or Bottleneck.
@@ -68,7 +73,12 @@ class ResNetV2(CifarNet):
 
     head = "linear"
 
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], blocks: tuple[int, int, int, int], num_classes: int):
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        blocks: tuple[int, int, int, int],
+        num_classes: int,
+    ):
         channels = [64] + [block.expansion * width for width in (64, 128, 256, 512)]
         super().__init__(channels)
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -86,11 +96,17 @@ class ResNetV2(CifarNet):
         return feats, preact_feats, feats[-1]
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        return [stage[-1].last_norm for stage in (self.layer1, self.layer2, self.layer3, self.layer4)]
+        return [
+            stage[-1].last_norm for stage in (self.layer1, self.layer2, self.layer3, self.layer4)
+        ]
 
 
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential() if stride == 1 and in_channels == channels else conv_norm(in_channels, channels, 1, stride)
+    return (
+        nn.Sequential()
+        if stride == 1 and in_channels == channels
+        else conv_norm(in_channels, channels, 1, stride)
+    )
 
 
 def _stage(block: type[nn.Module], blocks: int, in_channels: int, width: int, stride: int) -> Stage:

@@ -1,4 +1,6 @@
-"""ShuffleNet with three groups for CIFAR: grouped 1x1 convolutions and channel shuffle (Zhang et al. 2018, figure 2)."""
+"""ShuffleNet with three groups for CIFAR: grouped 1x1 convolutions and channel shuffle (Zhang et
+al. 2018, figure 2).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,8 @@ WIDTHS = (240, 480, 960)
 
 
 class ShuffleUnit(nn.Module):
-    """1x1, shuffle, 3x3 depthwise, 1x1; joined with x by sum, or with x pooled to half size by concatenation.
+    """1x1, shuffle, 3x3 depthwise, 1x1; joined with x by sum, or with x pooled to half size by
+    concatenation.
 
     The ReLU after the joint belongs to the stage.
     """
@@ -24,10 +27,13 @@ class ShuffleUnit(nn.Module):
         self.halves = stride == 2
         branch = channels - in_channels if self.halves else channels
         bottleneck = branch // 4
-        self.groups = 1 if in_channels == STEM else GROUPS  # the stem has too few channels to be grouped
+        # the stem has too few channels to be grouped
+        self.groups = 1 if in_channels == STEM else GROUPS
         self.conv1 = nn.Conv2d(in_channels, bottleneck, 1, groups=self.groups, bias=False)
         self.bn1 = nn.BatchNorm2d(bottleneck)
-        self.conv2 = nn.Conv2d(bottleneck, bottleneck, 3, stride, padding=1, groups=bottleneck, bias=False)
+        self.conv2 = nn.Conv2d(
+            bottleneck, bottleneck, 3, stride, padding=1, groups=bottleneck, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(bottleneck)
         self.conv3 = nn.Conv2d(bottleneck, branch, 1, groups=GROUPS, bias=False)
         self.bn3 = nn.BatchNorm2d(branch)
@@ -38,13 +44,15 @@ class ShuffleUnit(nn.Module):
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
         if self.halves:
-            return torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], 1)  # [N, channels, H/2, W/2]
+            # [N, channels, H/2, W/2]
+            return torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], 1)
         return out + x
 
 
 @MODELS.register("ShuffleV1")
 class ShuffleNetV1(CifarNet):
-    """A 1x1 stem at full size, then three stages, each at half the size of the one before. PyTorch's default initialisation.
+    """A 1x1 stem at full size, then three stages, each at half the size of the one before.
+    PyTorch's default initialisation.
 
     Args:
         num_classes: length of the logits.

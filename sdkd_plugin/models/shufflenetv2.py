@@ -1,8 +1,10 @@
-"""ShuffleNetV2 at width 1 for CIFAR: half of the channels passes each unit untouched (Ma et al. 2018, figure 3).
+"""ShuffleNetV2 at width 1 for CIFAR: half of the channels passes each unit untouched (Ma et al.
+2018, figure 3).
 
-Every unit ends in relu(shuffle(concat)). mdistiller applies the ReLU to the new half alone and then concatenates and shuffles,
-which is the same, values and gradients, since the untouched half comes out of an earlier ReLU; only its `preact_feats` keep the
-channels in the order before the shuffle, while here they are in the order of `feats`.
+Every unit ends in relu(shuffle(concat)). mdistiller applies the ReLU to the new half alone and then
+concatenates and shuffles, which is the same, values and gradients, since the untouched half comes
+out of an earlier ReLU; only its `preact_feats` keep the channels in the order before the shuffle,
+while here they are in the order of `feats`.
 """
 
 import torch
@@ -20,7 +22,9 @@ LAST = 1024
 
 
 class BasicUnit(nn.Module):
-    """Splits the channels; 1x1, 3x3 depthwise, 1x1 on the second half; joins and shuffles. The ReLU belongs to the stage."""
+    """Splits the channels; 1x1, 3x3 depthwise, 1x1 on the second half; joins and shuffles. The ReLU
+    belongs to the stage.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -41,12 +45,16 @@ class BasicUnit(nn.Module):
 
 
 class DownUnit(nn.Module):
-    """Two branches over all channels, each halving the map and giving half of the new channels; joins and shuffles."""
+    """Two branches over all channels, each halving the map and giving half of the new channels;
+    joins and shuffles.
+    """
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
         half = channels // 2
-        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, 2, padding=1, groups=in_channels, bias=False)
+        self.conv1 = nn.Conv2d(
+            in_channels, in_channels, 3, 2, padding=1, groups=in_channels, bias=False
+        )
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv2 = nn.Conv2d(in_channels, half, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(half)
@@ -66,7 +74,8 @@ class DownUnit(nn.Module):
 
 @MODELS.register("ShuffleV2")
 class ShuffleNetV2(CifarNet):
-    """A 1x1 stem at full size, three stages, a last 1x1 convolution. PyTorch's default initialisation.
+    """A 1x1 stem at full size, three stages, a last 1x1 convolution. PyTorch's default
+    initialisation.
 
     Args:
         num_classes: length of the logits.
@@ -91,9 +100,12 @@ class ShuffleNetV2(CifarNet):
         return feats, preact_feats, F.relu(self.bn2(self.conv2(feats[-1])), inplace=True)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        """Raises UserError: half of a stage's channels passes its last unit untouched, so no norm covers all of them."""
+        """Raises UserError: half of a stage's channels passes its last unit untouched, so no norm
+        covers all of them.
+        """
         raise UserError(
-            "ShuffleV2 has no norm before the ReLU that covers all channels of a stage, which OFD needs of its teacher: "
+            "ShuffleV2 has no norm before the ReLU that covers all channels of a stage, which OFD "
+            "needs of its teacher: "
             "choose another DISTILLER.TEACHER for it"
         )
 

@@ -1,4 +1,6 @@
-"""VGG with batch norm for CIFAR: five blocks of 3x3 convolutions (Simonyan and Zisserman 2015, table 1; vgg8 has one each)."""
+"""VGG with batch norm for CIFAR: five blocks of 3x3 convolutions (Simonyan and Zisserman 2015,
+table 1; vgg8 has one each).
+"""
 
 from functools import partial
 
@@ -28,12 +30,16 @@ class HalvingPool(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < 2:
             size = "x".join(str(side) for side in x.shape[2:])
-            raise UserError(f"vgg cannot halve a map of {size} any more: choose images of 8x8 pixels or more, or another model")
+            raise UserError(
+                f"vgg cannot halve a map of {size} any more: choose images of 8x8 pixels or more, "
+                f"or another model"
+            )
         return super().forward(x)
 
 
 class VGG(CifarNet):
-    """A block returns its map before the last ReLU; three halvings lie between the blocks, a fourth from 64 pixels on.
+    """A block returns its map before the last ReLU; three halvings lie between the blocks, a fourth
+    from 64 pixels on.
 
     Args:
         convolutions: how many each of the five blocks has.

@@ -1,8 +1,10 @@
-"""Wide ResNet: depth 6n + 4, pre-activation blocks, widths 16, 16k, 32k, 64k (Zagoruyko and Komodakis 2016, table 1).
+"""Wide ResNet: depth 6n + 4, pre-activation blocks, widths 16, 16k, 32k, 64k (Zagoruyko and
+Komodakis 2016, table 1).
 
-A stage returns the raw sum, which may be negative; its norm and ReLU stand at the start of the next stage. So `feats` are the
-raw sums and `preact_feats` what the next norm makes of them. mdistiller runs those norms a second time to obtain it and moves
-their running statistics twice per step; here the next stage hands out what it computed anyway.
+A stage returns the raw sum, which may be negative; its norm and ReLU stand at the start of the next
+stage. So `feats` are the raw sums and `preact_feats` what the next norm makes of them. mdistiller
+runs those norms a second time to obtain it and moves their running statistics twice per step; here
+the next stage hands out what it computed anyway.
 """
 
 from collections.abc import Callable
@@ -16,9 +18,13 @@ from sdkd_plugin.registry import MODELS
 
 
 class PreactBlock(nn.Module):
-    """a = relu(norm(x)); conv(relu(norm(conv(a)))) plus x, or plus a 1x1 convolution of a where the shape changes."""
+    """a = relu(norm(x)); conv(relu(norm(conv(a)))) plus x, or plus a 1x1 convolution of a where the
+    shape changes.
+    """
 
-    tap: list[Tensor] | None = None  # a list while `run_tapped` listens, which keeps the norm's output
+    tap: list[Tensor] | None = (
+        None  # a list while `run_tapped` listens, which keeps the norm's output
+    )
 
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
@@ -27,7 +33,9 @@ class PreactBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         same_width = in_channels == channels
-        self.convShortcut = None if same_width else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+        self.convShortcut = (
+            None if same_width else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         preact = self.bn1(x)
@@ -89,15 +97,18 @@ class WideResNet(CifarNet):
 
 
 def run_tapped(stage: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Runs a stage, or a module that wraps one and exposes its `layer`; also returns the pre-activation of x.
+    """Runs a stage, or a module that wraps one and exposes its `layer`; also returns the
+    pre-activation of x.
 
-    The tap lives on the block during this call alone: copies, replicas and the graph see nothing of it.
+    The tap lives on the block during this call alone: copies, replicas and the graph see nothing of
+    it.
     """
     first = stage.layer[0]
     first.tap = []
     try:
         out = stage(x)
-        # a wrapper may leave its stage out, as SDKD's proxy does before its first fusion: then the norm has not run yet
+        # a wrapper may leave its stage out, as SDKD's proxy does before its first fusion: then the
+        # norm has not run yet
         preact = first.tap[0] if first.tap else first.bn1(x)
     finally:
         first.tap = None

@@ -1,4 +1,6 @@
-"""`run`: starts one of mdistiller's own scripts with this package registered, linked or not, changing no file."""
+"""`run`: starts one of mdistiller's own scripts with this package registered, linked or not,
+changing no file.
+"""
 
 import runpy
 import sys
@@ -20,9 +22,15 @@ def run(script: Path, arguments: Sequence[str]) -> None:
     """
     checkout = script.resolve().parents[1]
     if not script.is_file():
-        raise UserError(f"script {script} does not exist; give one of a checkout, such as mdistiller/tools/train.py")
+        raise UserError(
+            f"script {script} does not exist; give one of a checkout, such as "
+            f"mdistiller/tools/train.py"
+        )
     if not (checkout / "mdistiller").is_dir():
-        raise UserError(f"script {script} does not lie in a checkout of mdistiller: {checkout} has no folder mdistiller/")
+        raise UserError(
+            f"script {script} does not lie in a checkout of mdistiller: {checkout} has no folder "
+            f"mdistiller/"
+        )
     sys.path.insert(0, str(checkout))
     register()
     sys.argv = [str(script), *arguments]

@@ -1,4 +1,6 @@
-"""`link` and `unlink`: a checkout of mdistiller registers this package by itself, and forgets it again to the byte."""
+"""`link` and `unlink`: a checkout of mdistiller registers this package by itself, and forgets it
+again to the byte.
+"""
 
 import hashlib
 import json
@@ -6,22 +8,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sdkd_plugin.config import configs_folder
-from sdkd_plugin.engine.checkpoint import write_atomic, write_text
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.files import write_atomic, write_text
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.upstream.registration import obstacle
 
-COMMIT = "a08d46f"  # mdistiller's last commit; the parts of it that the bridge leans on, by SHA-256 of their text
-KNOWN = {
-    "mdistiller/distillers/__init__.py": "96c60811a729512afbe30e9e734b1382b6fc25535ea0a4842998a660a5f0e00e",
-    "mdistiller/distillers/_base.py": "d11e5938c1032264fa1ece09982e263db02438a21296c68d76d6a23e7094b3e6",
-    "mdistiller/engine/__init__.py": "c8a27f30112b683100c9d512e0642278862acec5e04f255c086e134c83228d1c",
-    "mdistiller/engine/cfg.py": "0e45e053eb87db381028a6aa1bbac2c160a913f99ee05792d362e7b3054f67db",
-    "mdistiller/engine/trainer.py": "69c45fb0a06724e8f33da53fe4819260ec7e4be299304f677849b3e5623b1878",
-    "mdistiller/engine/utils.py": "8de7ef68980fe1dfce0484997692185c98e9c741277c79accddcd7465f196401",
-    "mdistiller/models/cifar/__init__.py": "93fe37a6f3332cc02c089ad961e1b99e272ee336b7090f7b2c002ee318cdc5df",
-    "tools/train.py": "ade0506fd51f61154d0c7418ddf7c113415ffcbe95c0036c028d1fe88658fdf3",
-}
+# mdistiller's last commit; the parts of it that the bridge leans on, by SHA-256 of their text
+COMMIT = "a08d46f"
+KNOWN = dict(
+    line.split()[::-1]
+    for line in """
+96c60811a729512afbe30e9e734b1382b6fc25535ea0a4842998a660a5f0e00e mdistiller/distillers/__init__.py
+d11e5938c1032264fa1ece09982e263db02438a21296c68d76d6a23e7094b3e6 mdistiller/distillers/_base.py
+c8a27f30112b683100c9d512e0642278862acec5e04f255c086e134c83228d1c mdistiller/engine/__init__.py
+0e45e053eb87db381028a6aa1bbac2c160a913f99ee05792d362e7b3054f67db mdistiller/engine/cfg.py
+69c45fb0a06724e8f33da53fe4819260ec7e4be299304f677849b3e5623b1878 mdistiller/engine/trainer.py
+8de7ef68980fe1dfce0484997692185c98e9c741277c79accddcd7465f196401 mdistiller/engine/utils.py
+93fe37a6f3332cc02c089ad961e1b99e272ee336b7090f7b2c002ee318cdc5df mdistiller/models/cifar/__init__.py
+ade0506fd51f61154d0c7418ddf7c113415ffcbe95c0036c028d1fe88658fdf3 tools/train.py
+""".strip().splitlines()
+)
 HOOK = "mdistiller/distillers/__init__.py"
 RECORD = ".sdkd_plugin_link.json"
 BEGIN, END = "# >>> sdkd_plugin link >>>", "# <<< sdkd_plugin link <<<"
@@ -31,7 +37,8 @@ BLOCK = f"""
 try:
     from sdkd_plugin.upstream import register as _register_sdkd_plugin
 except ImportError as _error:
-    print(f"warning: sdkd_plugin is linked into this checkout but does not import ({{_error}}): its methods are missing")
+    print(f"warning: sdkd_plugin is linked into this checkout but does not import \
+({{_error}}): its methods are missing")
 else:
     _register_sdkd_plugin()
 {END}
@@ -48,7 +55,8 @@ class Record:
 
 
 def link(checkout: Path, dry_run: bool = False) -> None:
-    """Adds one marked block to mdistiller's registry file and the configs of methods that mdistiller lacks.
+    """Adds one marked block to mdistiller's registry file and the configs of methods that
+    mdistiller lacks.
 
     Raises:
         UserError: no mdistiller there, another version (says which parts match), or already linked.
@@ -57,15 +65,23 @@ def link(checkout: Path, dry_run: bool = False) -> None:
     check_checkout(checkout)
     source = hook.read_bytes()
     if BEGIN.encode() in source or (checkout / RECORD).exists():
-        raise UserError(f"{checkout} is linked already; unlink it first: python -m sdkd_plugin unlink {checkout}")
+        raise UserError(
+            f"{checkout} is linked already; unlink it first: python -m sdkd_plugin unlink "
+            f"{checkout}"
+        )
     files, folders = _configs_to_bring(checkout)
-    print(f"{hook}: {len(BLOCK.splitlines()) - 1} lines at the end{BLOCK}" if dry_run else f"{hook}: one marked block at the end")
+    print(
+        f"{hook}: {len(BLOCK.splitlines()) - 1} lines at the end{BLOCK}"
+        if dry_run
+        else f"{hook}: one marked block at the end"
+    )
     for path in files:
         print(f"{checkout / path}: new")
     if dry_run:
         return
     record = Record(BLOCK, {path: _hash(content) for path, content in files.items()}, folders)
-    write_text(checkout / RECORD, json.dumps(asdict(record), indent=2) + "\n")  # first: an interrupted link can be undone
+    # first: an interrupted link can be undone
+    write_text(checkout / RECORD, json.dumps(asdict(record), indent=2) + "\n")
     for path, content in files.items():
         target = checkout / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,15 +100,21 @@ def unlink(checkout: Path, dry_run: bool = False) -> None:
         raise UserError(f"{checkout} is no checkout of mdistiller: it has no {HOOK}")
     source = hook.read_bytes()
     if not record_file.exists():
-        found = "its block is there, but not the record" if BEGIN.encode() in source else "there is no block"
+        found = (
+            "its block is there, but not the record"
+            if BEGIN.encode() in source
+            else "there is no block"
+        )
         raise UserError(
-            f"{checkout} has no {RECORD}: {found}; remove what stands between the markers in {hook} by hand, if anything"
+            f"{checkout} has no {RECORD}: {found}; remove what stands between the markers in "
+            f"{hook} by hand, if anything"
         )
     record = Record(**json.loads(record_file.read_text()))
     block = record.block.encode()
     if BEGIN.encode() in source and block not in source:
         raise UserError(
-            f"the block between {BEGIN!r} and {END!r} in {hook} was edited; restore or remove it by hand, then unlink again"
+            f"the block between {BEGIN!r} and {END!r} in {hook} was edited; restore or remove it "
+            f"by hand, then unlink again"
         )
     if block in source:
         print(f"{hook}: the marked block goes")
@@ -115,7 +137,9 @@ def unlink(checkout: Path, dry_run: bool = False) -> None:
 
 
 def check_checkout(checkout: Path) -> None:
-    """Raises UserError unless the folder is mdistiller at the commit that the bridge was tested with."""
+    """Raises UserError unless the folder is mdistiller at the commit that the bridge was tested
+    with.
+    """
     if not (checkout / HOOK).is_file():
         raise UserError(f"{checkout} is no checkout of mdistiller: it has no {HOOK}")
     matching, other = [], []
@@ -127,16 +151,31 @@ def check_checkout(checkout: Path) -> None:
     if other and not (other == [HOOK] and BEGIN.encode() in (checkout / HOOK).read_bytes()):
         raise UserError(
             f"{checkout} is not mdistiller at {COMMIT}: {', '.join(other)} differ or are missing, "
-            f"{', '.join(matching) or 'nothing'} matches; check that commit out, or call sdkd_plugin.upstream.register() yourself"
+            f"{', '.join(matching) or 'nothing'} matches; check that commit out, or call "
+            f"sdkd_plugin.upstream.register() yourself"
         )
 
 
 def _configs_to_bring(checkout: Path) -> tuple[dict[str, bytes], list[str]]:
-    """Contents of the yaml files to add, by path, and the folders that are new; nothing that exists is overwritten."""
+    """Contents of the yaml files to add, by path, and the folders that are new; nothing that exists
+    is overwritten.
+    """
     registry = (checkout / HOOK).read_text()
-    lacking = [entry.name.lower() for entry in METHODS if obstacle(entry) is None and f'"{entry.name}":' not in registry]
-    sources = {f"configs/cifar100/{m}/{f.name}": f for m in lacking for f in (configs_folder() / "cifar100" / m).glob("*.yaml")}
-    files = {path: source.read_bytes() for path, source in sorted(sources.items()) if not (checkout / path).exists()}
+    lacking = [
+        entry.name.lower()
+        for entry in METHODS
+        if obstacle(entry) is None and f'"{entry.name}":' not in registry
+    ]
+    sources = {
+        f"configs/cifar100/{m}/{f.name}": f
+        for m in lacking
+        for f in (configs_folder() / "cifar100" / m).glob("*.yaml")
+    }
+    files = {
+        path: source.read_bytes()
+        for path, source in sorted(sources.items())
+        if not (checkout / path).exists()
+    }
     folders = {str(Path(path).parent) for path in files}
     return files, sorted(folder for folder in folders if not (checkout / folder).exists())
 

@@ -1,4 +1,6 @@
-"""Puts this package's methods into mdistiller's registries, as true subclasses of its own Distiller."""
+"""Puts this package's methods into mdistiller's registries, as true subclasses of its own
+Distiller.
+"""
 
 import copy
 import importlib
@@ -12,16 +14,17 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS, Entry
-from sdkd_plugin.upstream.stages import TRAINER, staged_trainer
+from sdkd_plugin.upstream.phases import TRAINER, phased_trainer
 
 MARK = "_sdkd_plugin"  # attribute of the classes built here, to know them again
 
 
 def register(methods: Iterable[str] | None = None, replace: bool = False) -> list[str]:
-    """Adds methods to `mdistiller.distillers.distiller_dict` and their config nodes to `mdistiller.engine.cfg.CFG`.
+    """Adds methods to `mdistiller.distillers.distiller_dict` and their config nodes to
+    `mdistiller.engine.cfg.CFG`.
 
-    Calling it again changes nothing. It may be called while mdistiller.distillers is still being imported, once its
-    `distiller_dict` exists.
+    Calling it again changes nothing. It may be called while mdistiller.distillers is still being
+    imported, once its `distiller_dict` exists.
 
     Args:
         methods: names to add; None: every method that mdistiller lacks and its trainer can carry.
@@ -29,7 +32,8 @@ def register(methods: Iterable[str] | None = None, replace: bool = False) -> lis
     Returns:
         the names that are this package's now.
     Raises:
-        UserError: mdistiller cannot be imported, a method cannot run there (says why), or a name is taken.
+        UserError: mdistiller cannot be imported, a method cannot run there (says why), or a name is
+            taken.
     """
     distillers, cfg = _import("mdistiller.distillers"), _import("mdistiller.engine.cfg").CFG
     known = distillers.distiller_dict
@@ -39,13 +43,17 @@ def register(methods: Iterable[str] | None = None, replace: bool = False) -> lis
         why_not = obstacle(entry)
         present = known.get(entry.name)
         ours = getattr(present, MARK, False)
-        if methods is None and (why_not or (present is not None and not ours and present.__module__.startswith("mdistiller."))):
+        if methods is None and (
+            why_not
+            or (present is not None and not ours and present.__module__.startswith("mdistiller."))
+        ):
             continue
         if why_not:
             raise UserError(f"method {entry.name!r} cannot run in mdistiller: {why_not}")
         if present is not None and not ours and not replace:
             raise UserError(
-                f"mdistiller's distiller_dict has {entry.name!r} already, from {present.__module__}; "
+                f"mdistiller's distiller_dict has {entry.name!r} already, from "
+                f"{present.__module__}; "
                 "register(replace=True) puts this package's in its place"
             )
         if not ours:
@@ -59,14 +67,17 @@ def register(methods: Iterable[str] | None = None, replace: bool = False) -> lis
 def obstacle(entry: Entry) -> str | None:
     """Why mdistiller's trainer cannot carry a method, in a line; None if it can.
 
-    Read from what the method declares: upstream's loop asserts a teacher's checkpoint, hands negatives to the type CRD
-    alone, and saves the bare student. Its one stage becomes several with the trainer of stages.py.
+    Read from what the method declares: upstream's loop asserts a teacher's checkpoint, hands
+    negatives to the type CRD alone, and saves the bare student. Its one phase becomes several with
+    the trainer of phases.py.
     """
     method = entry.build
     if method.teacher_from == "none":
         return "mdistiller builds its vanilla runs itself"
     if method.teacher_from == "scratch":
-        return "it trains its teacher, and mdistiller asserts that a teacher comes from a checkpoint"
+        return (
+            "it trains its teacher, and mdistiller asserts that a teacher comes from a checkpoint"
+        )
     if method.before_step is not Distiller.before_step:
         return "it acts before each step, and mdistiller does not call it there"
     if method.deployed is not Distiller.deployed:
@@ -74,30 +85,39 @@ def obstacle(entry: Entry) -> str | None:
     if (method.needs_negatives or method.needs_num_data) and entry.name != "CRD":
         return "mdistiller hands sample indices and the number of images to the type CRD alone"
     if method.needs_model_extras:
-        return "it reads `head_in` or the classifier of the models, which mdistiller's models do not offer"
+        return (
+            "it reads `head_in` or the classifier of the models, which mdistiller's models do "
+            "not offer"
+        )
     return None
 
 
 def needs_trainer(entry: Entry) -> bool:
-    """Whether a method trains in stages, for which SOLVER.TRAINER must be the entry of stages.py."""
-    return entry.build.stages is not Distiller.stages and not entry.build.optional_stages
+    """Whether a method trains in phases, for which SOLVER.TRAINER must be the entry of
+    phases.py.
+    """
+    return entry.build.phases is not Distiller.phases and not entry.build.optional_phases
 
 
 def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]:
     """A class that is this package's method and mdistiller's Distiller at once.
 
-    Python asks our classes first; a link between the two spares upstream's constructor, whose two attributes our own sets.
-    Settings that ask for several stages without the trainer that has them raise UserError.
+    Python asks our classes first; a link between the two spares upstream's constructor, whose two
+    attributes our own sets. Settings that ask for several phases without the trainer that has them
+    raise UserError.
     """
 
     def construct(self: nn.Module) -> None:
         nn.Module.__init__(self)
 
-    def construct_checked(self: Distiller, student: nn.Module, teacher: nn.Module, cfg: CN, *num_data: int) -> None:
+    def construct_checked(
+        self: Distiller, student: nn.Module, teacher: nn.Module, cfg: CN, *num_data: int
+    ) -> None:
         entry.build.__init__(self, student, teacher, cfg, *num_data)
-        if len(self.stages(cfg)) > 1 and cfg.SOLVER.TRAINER != TRAINER:
+        if len(self.phases(cfg)) > 1 and cfg.SOLVER.TRAINER != TRAINER:
             raise UserError(
-                f"SOLVER.TRAINER is {cfg.SOLVER.TRAINER!r}, which has one stage, but {entry.name} with these settings has "
+                f"SOLVER.TRAINER is {cfg.SOLVER.TRAINER!r}, which has one phase, but {entry.name} "
+                f"with these settings has "
                 f"several; allowed: {TRAINER}"
             )
 
@@ -119,7 +139,7 @@ def _add_trainer() -> None:
     engine = _import("mdistiller.engine")
     if TRAINER not in engine.trainer_dict:
         meter = _import("mdistiller.engine.utils").AverageMeter
-        engine.trainer_dict[TRAINER] = staged_trainer(engine.trainer_dict["base"], meter)
+        engine.trainer_dict[TRAINER] = phased_trainer(engine.trainer_dict["base"], meter)
 
 
 def _add_missing(node: CN, defaults: dict[str, Any]) -> None:
@@ -136,7 +156,8 @@ def _import(name: str) -> ModuleType:
     except ImportError as error:
         if error.name and error.name.partition(".")[0] == "mdistiller":
             raise UserError(
-                f"{name} cannot be imported: no mdistiller on the path; start from its checkout, or use "
+                f"{name} cannot be imported: no mdistiller on the path; start from its checkout, "
+                f"or use "
                 "python -m sdkd_plugin run CHECKOUT/tools/train.py"
             ) from error
         raise UserError(

@@ -24,9 +24,14 @@ def make_config() -> Callable[..., CN]:
 
 @pytest.fixture(scope="session")
 def toy() -> Dataset:
-    """50 + 20 random 8x8 images of 5 classes of unequal size; pixel values start at 1, so padding can be told apart."""
+    """50 + 20 random 8x8 images of 5 classes of unequal size; pixel values start at 1, so padding
+    can be told apart.
+    """
     generator = torch.Generator().manual_seed(0)
-    train, test = (torch.randint(1, 256, (count, 8, 8, 3), generator=generator, dtype=torch.uint8) for count in (50, 20))
+    train, test = (
+        torch.randint(1, 256, (count, 8, 8, 3), generator=generator, dtype=torch.uint8)
+        for count in (50, 20)
+    )
     targets = torch.arange(50) % 10 % 5
     targets[targets == 4] = torch.tensor([4, 0] * 5)
     return Dataset("toy", list("abcde"), Images(train, targets), Images(test, torch.arange(20) % 5))

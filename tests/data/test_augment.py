@@ -1,4 +1,6 @@
-"""The batched augmentation against torchvision's, image by image, and the distribution of its draws."""
+"""The batched augmentation against torchvision's, image by image, and the distribution of its
+draws.
+"""
 
 import itertools
 
@@ -13,7 +15,13 @@ CPU = torch.device("cpu")
 
 
 def random_images(count: int, size: int) -> torch.Tensor:
-    return torch.randint(0, 256, (count, size, size, 3), generator=torch.Generator().manual_seed(size), dtype=torch.uint8)
+    return torch.randint(
+        0,
+        256,
+        (count, size, size, 3),
+        generator=torch.Generator().manual_seed(size),
+        dtype=torch.uint8,
+    )
 
 
 @pytest.mark.parametrize("size, padding", [(32, 4), (8, 1), (9, 2)])
@@ -33,7 +41,10 @@ def test_crop_and_flip_by_hand() -> None:
     image = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)[None, :, :, None].expand(1, 2, 2, 3)
     up, right = torch.tensor([0]), torch.tensor([2])
     assert crop_flip(image, 1, up, right, None)[0, :, :, 0].tolist() == [[0, 0], [2, 0]]
-    assert crop_flip(image, 1, up, right, torch.tensor([True]))[0, :, :, 0].tolist() == [[0, 0], [0, 2]]
+    assert crop_flip(image, 1, up, right, torch.tensor([True]))[0, :, :, 0].tolist() == [
+        [0, 0],
+        [0, 2],
+    ]
 
 
 def test_normalize_of_every_pixel_value() -> None:
@@ -59,12 +70,15 @@ def test_default_padding(size: int, padding: int) -> None:
 
 def test_offsets_and_flips_are_uniform_and_independent() -> None:
     tables = [epoch_table(5000, 4, seed=0, epoch=epoch, device=CPU) for epoch in range(1, 11)]
-    top, left, flip = (torch.cat([getattr(table, name) for table in tables]) for name in ("top", "left", "flip"))
+    top, left, flip = (
+        torch.cat([getattr(table, name) for table in tables]) for name in ("top", "left", "flip")
+    )
     assert (top.min(), top.max(), left.min(), left.max()) == (0, 8, 0, 8)
     cells = torch.bincount((top * 9 + left) * 2 + flip, minlength=162).double()
     expected = 50000 / 162
     statistic = float(((cells - expected) ** 2 / expected).sum())
-    assert 111 < statistic < 222  # chi-square, 161 degrees of freedom: its 0.1 % and 99.9 % quantiles
+    # chi-square, 161 degrees of freedom: its 0.1 % and 99.9 % quantiles
+    assert 111 < statistic < 222
 
 
 def test_table_depends_on_seed_and_epoch_only() -> None:
@@ -72,5 +86,7 @@ def test_table_depends_on_seed_and_epoch_only() -> None:
     for name in ("order", "top", "left", "flip"):
         assert getattr(first, name).equal(getattr(again, name))
         for seed, epoch in ((3, 8), (4, 7)):
-            assert not getattr(first, name).equal(getattr(epoch_table(100, 4, seed, epoch, CPU), name))
+            assert not getattr(first, name).equal(
+                getattr(epoch_table(100, 4, seed, epoch, CPU), name)
+            )
     assert first.order.sort().values.equal(torch.arange(100))

@@ -13,15 +13,20 @@ from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.errors import UserError
 
 CPU = torch.device("cpu")
-PLAIN = ("DATASET.MEAN", [0.0] * 3, "DATASET.STD", [1 / 255] * 3)  # the identity: pixel values come out as they are
+# the identity: pixel values come out as they are
+PLAIN = ("DATASET.MEAN", [0.0] * 3, "DATASET.STD", [1 / 255] * 3)
 
 
 @pytest.fixture
 def batches(toy: Dataset, make_config: Callable) -> Callable[..., TrainBatches]:
-    """batches("KEY", value, ..., argument=...) -> TrainBatches of the toy data on the CPU, in batches of 8."""
+    """batches("KEY", value, ..., argument=...) -> TrainBatches of the toy data on the CPU, in
+    batches of 8.
+    """
 
     def make(*pairs: object, dataset: Dataset = toy, **arguments: int) -> TrainBatches:
-        return TrainBatches(dataset, make_config("SOLVER.BATCH_SIZE", 8, *PLAIN, *pairs), "cpu", **arguments)
+        return TrainBatches(
+            dataset, make_config("SOLVER.BATCH_SIZE", 8, *PLAIN, *pairs), "cpu", **arguments
+        )
 
     return make
 
@@ -37,7 +42,9 @@ def by_sample(epoch: list[Batch]) -> torch.Tensor:
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
     names = ("image", "target", "index")
-    return len(first) == len(second) and all(joined(first, name).equal(joined(second, name)) for name in names)
+    return len(first) == len(second) and all(
+        joined(first, name).equal(joined(second, name)) for name in names
+    )
 
 
 @pytest.mark.parametrize("drop_last, sizes", [(False, [8] * 6 + [2]), (True, [8] * 6)])
@@ -57,7 +64,9 @@ def test_each_image_once_with_its_own_target(batches: Callable, toy: Dataset) ->
 
 
 @pytest.mark.parametrize("augment, mirrored", [("crop_flip", True), ("crop", False)])
-def test_augments_by_the_table_as_torchvision_would(batches: Callable, toy: Dataset, augment: str, mirrored: bool) -> None:
+def test_augments_by_the_table_as_torchvision_would(
+    batches: Callable, toy: Dataset, augment: str, mirrored: bool
+) -> None:
     table = epoch_table(50, 1, 0, 3, CPU)
     assert 10 < table.flip.sum() < 40
     images = by_sample(list(batches("DATASET.AUGMENT", augment).epoch(3)))
@@ -70,7 +79,9 @@ def test_augments_by_the_table_as_torchvision_would(batches: Callable, toy: Data
 
 def test_digits_are_cropped_but_never_mirrored(batches: Callable, toy: Dataset) -> None:
     digits = Dataset(toy.name, toy.classes, toy.train, toy.test, flips=False)
-    assert same(list(batches(dataset=digits).epoch(1)), list(batches("DATASET.AUGMENT", "crop").epoch(1)))
+    assert same(
+        list(batches(dataset=digits).epoch(1)), list(batches("DATASET.AUGMENT", "crop").epoch(1))
+    )
     assert not same(list(batches(dataset=digits).epoch(1)), list(batches().epoch(1)))
 
 
@@ -105,21 +116,33 @@ def test_seed_is_the_argument_or_the_config(batches: Callable) -> None:
 def test_ranks_interleave_to_the_whole(batches: Callable) -> None:
     options = {"num_negatives": 4, "seed": 1}
     whole = list(batches("SOLVER.BATCH_SIZE", 9, **options).epoch(1))
-    ranks = [list(batches("SOLVER.BATCH_SIZE", 9, rank=rank, world_size=2, **options).epoch(1)) for rank in range(2)]
+    ranks = [
+        list(batches("SOLVER.BATCH_SIZE", 9, rank=rank, world_size=2, **options).epoch(1))
+        for rank in range(2)
+    ]
     for everyone, *parts in zip(whole, *ranks, strict=True):
         for rank, part in enumerate(parts):
             for name in ("image", "target", "index", "contrastive_index"):
                 assert getattr(part, name).equal(getattr(everyone, name)[rank::2]), name
 
 
-def test_negatives_are_of_other_classes_and_drawn_per_epoch_and_batch(batches: Callable, toy: Dataset) -> None:
+def test_negatives_are_of_other_classes_and_drawn_per_epoch_and_batch(
+    batches: Callable, toy: Dataset
+) -> None:
     made = batches(num_negatives=100)
     for number, batch in enumerate(made.epoch(2)):
-        assert batch.contrastive_index.shape == (len(batch.index), 101) and batch.contrastive_index.dtype == torch.int64
+        assert (
+            batch.contrastive_index.shape == (len(batch.index), 101)
+            and batch.contrastive_index.dtype == torch.int64
+        )
         assert batch.contrastive_index[:, 0].equal(batch.index)
-        assert not (toy.train.targets[batch.contrastive_index[:, 1:]] == batch.target[:, None]).any()
+        assert not (
+            toy.train.targets[batch.contrastive_index[:, 1:]] == batch.target[:, None]
+        ).any()
         draws = made.negatives.draw(len(batch.index), seed=0, epoch=2, batch=number)
-        assert batch.contrastive_index.equal(made.negatives.contrastive_index(batch.index, batch.target, draws))
+        assert batch.contrastive_index.equal(
+            made.negatives.contrastive_index(batch.index, batch.target, draws)
+        )
 
 
 def test_iteration_is_lazy_and_leaves_the_global_generators_alone(batches: Callable) -> None:
@@ -132,9 +155,13 @@ def test_iteration_is_lazy_and_leaves_the_global_generators_alone(batches: Calla
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_memory_format(batches: Callable, toy: Dataset, make_config: Callable, channels_last: bool) -> None:
+def test_memory_format(
+    batches: Callable, toy: Dataset, make_config: Callable, channels_last: bool
+) -> None:
     train = next(batches("SOLVER.CHANNELS_LAST", channels_last).epoch(1)).image
-    evaluated, _ = next(iter(EvalBatches(toy.test, make_config("SOLVER.CHANNELS_LAST", channels_last), "cpu")))
+    evaluated, _ = next(
+        iter(EvalBatches(toy.test, make_config("SOLVER.CHANNELS_LAST", channels_last), "cpu"))
+    )
     for image in (train, evaluated):
         assert image.is_contiguous(memory_format=torch.channels_last) == channels_last
         assert image.is_contiguous() != channels_last
@@ -153,27 +180,40 @@ def test_eval_batches_are_the_split_in_order(toy: Dataset, make_config: Callable
 
 def test_batch_above_the_training_set_is_refused(batches: Callable) -> None:
     assert len(batches("SOLVER.BATCH_SIZE", 50)) == 1
-    with pytest.raises(UserError, match="SOLVER.BATCH_SIZE is 51; allowed: 1 to 50, the number of training images"):
+    with pytest.raises(
+        UserError, match="SOLVER.BATCH_SIZE is 51; allowed: 1 to 50, the number of training images"
+    ):
         batches("SOLVER.BATCH_SIZE", 51)
 
 
 def test_a_rank_without_images_is_refused(batches: Callable) -> None:
     batches(world_size=2)
-    with pytest.raises(UserError, match="SOLVER.BATCH_SIZE 8 leaves a batch of 2 of 50 images for 3 processes"):
+    with pytest.raises(
+        UserError, match="SOLVER.BATCH_SIZE 8 leaves a batch of 2 of 50 images for 3 processes"
+    ):
         batches(world_size=3)
     batches(world_size=3, drop_last=True)
     with pytest.raises(UserError, match="a batch of 8 of 50 images for 9 processes"):
         batches(world_size=9, drop_last=True)
 
 
-def test_real_cifar100_is_standardised_by_the_default_mean_and_std(shared: Path, make_config: Callable) -> None:
+def test_real_cifar100_is_standardised_by_the_default_mean_and_std(
+    shared: Path, make_config: Callable
+) -> None:
     path = str(shared / "data" / "cifar100.npz")
     cfg = make_config("DATASET.TYPE", "npz", "DATASET.ROOT", path, "DATASET.TEST.BATCH_SIZE", 1000)
     data = load_dataset(cfg)
-    assert (len(data.train), len(data.test), data.num_classes, data.classes[0]) == (50000, 10000, 100, "apple")
+    assert (len(data.train), len(data.test), data.num_classes, data.classes[0]) == (
+        50000,
+        10000,
+        100,
+        "apple",
+    )
     sums = torch.zeros(2, 3, dtype=torch.float64)
     for image, _ in EvalBatches(data.train, cfg, "cpu"):
         sums += torch.stack([image.mean((0, 2, 3)), image.square().mean((0, 2, 3))]) / 50
     mean, variance = sums[0], sums[1] - sums[0] ** 2
     torch.testing.assert_close(mean, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-3)
-    torch.testing.assert_close(variance.sqrt(), torch.ones(3, dtype=torch.float64), rtol=0, atol=2e-3)
+    torch.testing.assert_close(
+        variance.sqrt(), torch.ones(3, dtype=torch.float64), rtol=0, atol=2e-3
+    )

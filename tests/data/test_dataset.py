@@ -14,8 +14,12 @@ from sdkd_plugin.registry import DATASETS, Entry
 
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch, make_config: Callable, toy: Dataset) -> Callable[..., Dataset]:
-    """load("KEY", value, ..., data=...) -> what load_dataset makes of the toy data (or of `data`)."""
+def load(
+    monkeypatch: pytest.MonkeyPatch, make_config: Callable, toy: Dataset
+) -> Callable[..., Dataset]:
+    """load("KEY", value, ..., data=...) -> what load_dataset makes of the toy data (or of
+    `data`).
+    """
 
     def loaded(*pairs: object, data: Dataset = toy) -> Dataset:
         DATASETS.load()
@@ -33,13 +37,21 @@ def positions(part: Images, whole: Images) -> list[int]:
 def test_everything_is_kept_by_default(load: Callable, toy: Dataset) -> None:
     data = load()
     assert data.train is toy.train and data.test is toy.test
-    assert (data.evaluates, data.num_classes, len(data.train), len(data.test)) == ("test", 5, 50, 20)
+    assert (data.evaluates, data.num_classes, len(data.train), len(data.test)) == (
+        "test",
+        5,
+        50,
+        20,
+    )
 
 
 def test_subset_is_class_balanced_ordered_and_nested(load: Callable, toy: Dataset) -> None:
     assert torch.bincount(toy.train.targets).tolist() == [15, 10, 10, 10, 5]
-    half, most = (positions(load("DATASET.SUBSET", fraction).train, toy.train) for fraction in (0.5, 0.9))
-    assert torch.bincount(toy.train.targets[half]).tolist() == [8, 5, 5, 5, 2]  # round(7.5), round(2.5): half to even
+    half, most = (
+        positions(load("DATASET.SUBSET", fraction).train, toy.train) for fraction in (0.5, 0.9)
+    )
+    # round(7.5), round(2.5): half to even
+    assert torch.bincount(toy.train.targets[half]).tolist() == [8, 5, 5, 5, 2]
     assert half == sorted(half) and set(half) < set(most)
     data = load("DATASET.SUBSET", 0.5)
     assert data.train.targets.equal(toy.train.targets[half])
@@ -56,7 +68,9 @@ def test_the_choice_does_not_depend_on_the_seed(load: Callable, key: str) -> Non
     assert zero.train.images.equal(one.train.images) and zero.test.images.equal(one.test.images)
 
 
-def test_validation_images_leave_the_kept_subset_and_replace_the_test_images(load: Callable, toy: Dataset) -> None:
+def test_validation_images_leave_the_kept_subset_and_replace_the_test_images(
+    load: Callable, toy: Dataset
+) -> None:
     data = load("DATASET.SUBSET", 0.8, "DATASET.VAL_FRACTION", 0.25)
     subset = positions(load("DATASET.SUBSET", 0.8).train, toy.train)
     kept, held = positions(data.train, toy.train), positions(data.test, toy.train)
@@ -72,9 +86,13 @@ def test_subset_and_validation_are_different_draws(load: Callable, toy: Dataset)
 
 
 def test_validation_must_leave_training_images(load: Callable) -> None:
-    with pytest.raises(UserError, match="VAL_FRACTION 0.92 holds out all 5 training images of class 'e'; lower it"):
+    with pytest.raises(
+        UserError, match="VAL_FRACTION 0.92 holds out all 5 training images of class 'e'; lower it"
+    ):
         load("DATASET.VAL_FRACTION", 0.92)
-    with pytest.raises(UserError, match="VAL_FRACTION 0.1 holds out all 1 training images of class 'a'"):
+    with pytest.raises(
+        UserError, match="VAL_FRACTION 0.1 holds out all 1 training images of class 'a'"
+    ):
         load("DATASET.SUBSET", 0.01, "DATASET.VAL_FRACTION", 0.1)
 
 
@@ -88,15 +106,20 @@ def test_choose_per_class_takes_the_counts_asked_for(rows: list[tuple[int, int]]
 
 
 def test_shrink_averages_areas_by_hand() -> None:
-    image = torch.tensor([[0, 1, 10, 20], [2, 4, 30, 40], [255, 255, 7, 7], [255, 252, 7, 8]], dtype=torch.uint8)
+    image = torch.tensor(
+        [[0, 1, 10, 20], [2, 4, 30, 40], [255, 255, 7, 7], [255, 252, 7, 8]], dtype=torch.uint8
+    )
     small = shrink(image[None, :, :, None].expand(1, 4, 4, 3), 2, "it")
     assert small.dtype == torch.uint8
     assert small[0, :, :, 0].tolist() == [[2, 25], [254, 7]]  # 1.75, 25, 254.25, 7.25
 
 
 def test_shrink_equals_itself_across_chunks() -> None:
-    images = torch.randint(0, 256, (2500, 4, 6, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    expected = images.view(2500, 2, 2, 2, 3, 3).double().mean((2, 4)).round().to(torch.uint8)  # 2x3 areas
+    images = torch.randint(
+        0, 256, (2500, 4, 6, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
+    # 2x3 areas
+    expected = images.view(2500, 2, 2, 2, 3, 3).double().mean((2, 4)).round().to(torch.uint8)
     assert shrink(images, 2, "it").equal(expected)
 
 
@@ -109,14 +132,19 @@ def test_image_size_applies_to_both_splits(load: Callable, toy: Dataset) -> None
 
 
 def test_enlarging_is_refused(load: Callable) -> None:
-    with pytest.raises(UserError, match=r"IMAGE_SIZE is 9 but a stored image is 8x8 .*; allowed: 0 \(as stored\) to 8"):
+    with pytest.raises(
+        UserError,
+        match=r"IMAGE_SIZE is 9 but a stored image is 8x8 .*; allowed: 0 \(as stored\) to 8",
+    ):
         load("DATASET.IMAGE_SIZE", 9)
 
 
 def test_images_must_be_square_or_made_so(load: Callable, toy: Dataset) -> None:
     train, test = (replace(split, images=split.images[:, :6]) for split in (toy.train, toy.test))
     wide = replace(toy, train=train, test=test)
-    with pytest.raises(UserError, match="images are 8x6; they must be square: set DATASET.IMAGE_SIZE, at most 6"):
+    with pytest.raises(
+        UserError, match="images are 8x6; they must be square: set DATASET.IMAGE_SIZE, at most 6"
+    ):
         load(data=wide)
     with pytest.raises(UserError, match="IMAGE_SIZE is 8 but a stored image is 8x6"):
         load("DATASET.IMAGE_SIZE", 8, data=wide)
@@ -125,7 +153,9 @@ def test_images_must_be_square_or_made_so(load: Callable, toy: Dataset) -> None:
 
 def test_splits_must_have_one_size(load: Callable, toy: Dataset) -> None:
     mixed = replace(toy, test=replace(toy.test, images=toy.test.images[:, :4, :4]))
-    with pytest.raises(UserError, match="differ in size: train 8x8, test 4x4; set DATASET.IMAGE_SIZE"):
+    with pytest.raises(
+        UserError, match="differ in size: train 8x8, test 4x4; set DATASET.IMAGE_SIZE"
+    ):
         load(data=mixed)
     assert load("DATASET.IMAGE_SIZE", 4, data=mixed).train.images.shape[1] == 4
 

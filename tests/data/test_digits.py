@@ -11,9 +11,16 @@ from sdkd_plugin.errors import UserError
 
 
 def test_split_and_pixels(make_config: Callable) -> None:
-    load_digits = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn, the extra 'demo'").load_digits
+    load_digits = pytest.importorskip(
+        "sklearn.datasets", reason="needs scikit-learn, the extra 'demo'"
+    ).load_digits
     data = load_dataset(make_config("DATASET.TYPE", "digits"))
-    assert (len(data.train), len(data.test), data.classes, data.flips) == (1437, 360, list("0123456789"), False)
+    assert (len(data.train), len(data.test), data.classes, data.flips) == (
+        1437,
+        360,
+        list("0123456789"),
+        False,
+    )
     assert torch.bincount(data.test.targets).tolist() == [36] * 10
     both = torch.cat([data.train.images, data.test.images])
     assert both.dtype == torch.uint8 and both.shape == (1797, 8, 8, 3) and both.max() == 255
@@ -21,8 +28,13 @@ def test_split_and_pixels(make_config: Callable) -> None:
     raw = load_digits()
     targets = torch.cat([data.train.targets, data.test.targets]).tolist()
     restored = (both[..., 0].double() * 16 / 255).round().flatten(1)
-    originals = {(tuple(image.ravel()), int(target)) for image, target in zip(raw.images, raw.target, strict=True)}
-    assert {(tuple(image), target) for image, target in zip(restored.tolist(), targets, strict=True)} == originals
+    originals = {
+        (tuple(image.ravel()), int(target))
+        for image, target in zip(raw.images, raw.target, strict=True)
+    }
+    assert {
+        (tuple(image), target) for image, target in zip(restored.tolist(), targets, strict=True)
+    } == originals
 
 
 def test_without_scikit_learn(make_config: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,15 @@ def save(path: Path, seed: int, size: tuple[int, int] = (6, 6)) -> np.ndarray:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """train: bee 2, ant 1 (written in that order); test: one each."""
-    for seed, name in enumerate(("train/bee/2.png", "train/bee/1.png", "train/ant/9.bmp", "test/bee/a.PNG", "test/ant/b.png")):
+    for seed, name in enumerate(
+        (
+            "train/bee/2.png",
+            "train/bee/1.png",
+            "train/ant/9.bmp",
+            "test/bee/a.PNG",
+            "test/ant/b.png",
+        )
+    ):
         save(tmp_path / name, seed)
     return tmp_path
 
@@ -31,7 +39,9 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def load(root: Path, make_config: Callable) -> Callable[..., Dataset]:
     def loaded(*pairs: object) -> Dataset:
-        return load_dataset(make_config("DATASET.TYPE", "imagefolder", "DATASET.ROOT", str(root), *pairs))
+        return load_dataset(
+            make_config("DATASET.TYPE", "imagefolder", "DATASET.ROOT", str(root), *pairs)
+        )
 
     return loaded
 
@@ -44,7 +54,9 @@ def test_classes_and_files_are_sorted(root: Path, load: Callable, workers: int) 
     assert data.classes == ["ant", "bee"] and data.flips
     assert data.train.targets.tolist() == [0, 1, 1] and data.test.targets.tolist() == [0, 1]
     for images, seeds in ((data.train.images, (2, 1, 0)), (data.test.images, (4, 3))):
-        expected = [np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8) for seed in seeds]
+        expected = [
+            np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8) for seed in seeds
+        ]
         assert np.array_equal(images.numpy(), expected)
 
 
@@ -67,25 +79,34 @@ def test_image_size_shrinks_whatever_the_sizes_are(root: Path, load: Callable) -
     areas = wide.reshape(3, 3, 3, 4, 3).mean((1, 3)).round()  # 3x4 pixels each
     assert np.array_equal(data.train.images[3].numpy(), areas)
     bitmap = np.random.default_rng(2).integers(0, 256, (6, 6, 3), np.uint8)
-    assert np.array_equal(data.train.images[0].numpy(), bitmap.reshape(3, 2, 3, 2, 3).mean((1, 3)).round())
+    assert np.array_equal(
+        data.train.images[0].numpy(), bitmap.reshape(3, 2, 3, 2, 3).mean((1, 3)).round()
+    )
 
 
 def test_different_sizes_need_image_size(root: Path, load: Callable) -> None:
     save(root / "train" / "bee" / "3.png", 7, size=(9, 12))
-    with pytest.raises(UserError, match=r"'.*9.bmp' is 6x6, '.*bee/3.png' is 12x9; set DATASET.IMAGE_SIZE"):
+    with pytest.raises(
+        UserError, match=r"'.*9.bmp' is 6x6, '.*bee/3.png' is 12x9; set DATASET.IMAGE_SIZE"
+    ):
         load()
 
 
 def test_an_image_that_would_be_enlarged_is_named(root: Path, load: Callable) -> None:
     save(root / "train" / "bee" / "3.png", 7, size=(5, 12))
-    with pytest.raises(UserError, match=r"IMAGE_SIZE is 6 but image '.*bee/3.png' is 12x5 .*allowed: 0 \(as stored\) to 5"):
+    with pytest.raises(
+        UserError,
+        match=r"IMAGE_SIZE is 6 but image '.*bee/3.png' is 12x5 .*allowed: 0 \(as stored\) to 5",
+    ):
         load("DATASET.IMAGE_SIZE", 6)
 
 
 def test_equal_but_not_square_images(root: Path, load: Callable) -> None:
     for path in list(root.rglob("*.*")):
         save(path, 0, size=(4, 6))
-    with pytest.raises(UserError, match="images are 6x4; they must be square: set DATASET.IMAGE_SIZE"):
+    with pytest.raises(
+        UserError, match="images are 6x4; they must be square: set DATASET.IMAGE_SIZE"
+    ):
         load()
 
 
@@ -98,15 +119,22 @@ def test_a_broken_image_is_named(root: Path, load: Callable, damage: str, worker
     if damage == "folder":
         path.mkdir()
     else:
-        path.write_bytes({"cut": content[: len(content) // 2], "text": b"no image", "empty": b""}[damage])
-    with pytest.raises(UserError, match=r"image '.*train/bee/2.png' cannot be decoded: .*; repair or remove the file") as caught:
+        path.write_bytes(
+            {"cut": content[: len(content) // 2], "text": b"no image", "empty": b""}[damage]
+        )
+    with pytest.raises(
+        UserError,
+        match=r"image '.*train/bee/2.png' cannot be decoded: .*; repair or remove the file",
+    ) as caught:
         load("DATASET.NUM_WORKERS", workers)
     assert "\n" not in str(caught.value)
 
 
 def test_deep_images_are_refused_rather_than_clipped(root: Path, load: Callable) -> None:
     Image.fromarray(np.full((6, 6), 1000, np.uint16)).save(root / "test" / "ant" / "b.png")
-    with pytest.raises(UserError, match=r"test/ant/b.png' has mode I;16; allowed: 8 bits a channel"):
+    with pytest.raises(
+        UserError, match=r"test/ant/b.png' has mode I;16; allowed: 8 bits a channel"
+    ):
         load()
 
 
@@ -115,24 +143,34 @@ def test_an_empty_class_is_named(root: Path, load: Callable, keep: str | None) -
     (root / "test" / "ant" / "b.png").unlink()
     if keep:
         (root / "test" / "ant" / keep).touch()
-    with pytest.raises(UserError, match=r"class folder '.*test/ant' has no images; each needs one that ends in .png"):
+    with pytest.raises(
+        UserError,
+        match=r"class folder '.*test/ant' has no images; each needs one that ends in .png",
+    ):
         load()
 
 
 def test_classes_must_agree(root: Path, load: Callable) -> None:
     save(root / "train" / "cat" / "1.png", 0)
     save(root / "test" / "dog" / "1.png", 0)
-    with pytest.raises(UserError, match="only in '.*train': cat; only in '.*test': dog; both need the same folders"):
+    with pytest.raises(
+        UserError, match="only in '.*train': cat; only in '.*test': dog; both need the same folders"
+    ):
         load()
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_missing_split(root: Path, load: Callable, split: str) -> None:
     shutil.rmtree(root / split)
-    with pytest.raises(UserError, match=f"folder '.*{split}' is missing; DATASET.ROOT must hold train/<class>/<images>"):
+    with pytest.raises(
+        UserError,
+        match=f"folder '.*{split}' is missing; DATASET.ROOT must hold train/<class>/<images>",
+    ):
         load()
     (root / split).mkdir()
-    with pytest.raises(UserError, match=f"folder '.*{split}' has no class folders; DATASET.ROOT must hold"):
+    with pytest.raises(
+        UserError, match=f"folder '.*{split}' has no class folders; DATASET.ROOT must hold"
+    ):
         load()
 
 

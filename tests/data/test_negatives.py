@@ -23,18 +23,27 @@ def dataset_of(targets: list[int], num_classes: int) -> Dataset:
 def contrastive(data: Dataset, sampler: NegativeSampler, batch: int = 0) -> torch.Tensor:
     """One batch that holds the whole training set."""
     index = torch.arange(len(data.train))
-    return sampler.contrastive_index(index, data.train.targets, sampler.draw(len(index), 0, 1, batch))
+    return sampler.contrastive_index(
+        index, data.train.targets, sampler.draw(len(index), 0, 1, batch)
+    )
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(0, 5), min_size=2, max_size=30).filter(lambda t: len(set(t)) > 1), st.integers(1, 40))
+@given(
+    st.lists(st.integers(0, 5), min_size=2, max_size=30).filter(lambda t: len(set(t)) > 1),
+    st.integers(1, 40),
+)
 def test_equals_the_slow_version(targets: list[int], count: int) -> None:
     data = dataset_of(targets, 6)
     sampler = NegativeSampler(data, count, CPU)
     draws = sampler.draw(len(targets), 0, 1, 0).numpy().view(np.uint32)
     rows = contrastive(data, sampler).tolist()
     for own, (row, bits) in enumerate(zip(rows, draws.tolist(), strict=True)):
-        others = [i for i in sorted(range(len(targets)), key=lambda i: targets[i]) if targets[i] != targets[own]]
+        others = [
+            i
+            for i in sorted(range(len(targets)), key=lambda i: targets[i])
+            if targets[i] != targets[own]
+        ]
         assert row == [own, *(others[bit * len(others) // 2**32] for bit in bits)]
 
 
@@ -42,7 +51,8 @@ def test_uniform_over_other_classes_of_unequal_size() -> None:
     targets = [0] * 2 + [1] * 20 + [2] * 7 + [4] * 12  # no image of class 3
     data = dataset_of(targets, 5)
     drawn = contrastive(data, NegativeSampler(data, 40000, CPU))[:, 1:]
-    critical = {0: 70.7, 1: 45.3, 2: 63.9, 4: 56.9}  # chi-square, 99.9 % quantile, number of other images - 1 degrees
+    # chi-square, 99.9 % quantile, number of other images - 1 degrees
+    critical = {0: 70.7, 1: 45.3, 2: 63.9, 4: 56.9}
     for own in (0, 5, 25, 40):
         others = [i for i, target in enumerate(targets) if target != targets[own]]
         counts = torch.bincount(drawn[own], minlength=len(targets)).double()
@@ -70,6 +80,8 @@ def test_never_of_the_own_class_on_real_classes(shared: Path) -> None:
         data = dataset_of(archive["y_train"].tolist(), 100)
     sampler = NegativeSampler(data, 2000, CPU)
     index = torch.arange(0, 50000, 777)
-    rows = sampler.contrastive_index(index, data.train.targets[index], sampler.draw(len(index), 0, 1, 0))
+    rows = sampler.contrastive_index(
+        index, data.train.targets[index], sampler.draw(len(index), 0, 1, 0)
+    )
     assert rows[:, 0].equal(index)
     assert not (data.train.targets[rows[:, 1:]] == data.train.targets[index][:, None]).any()

@@ -1,8 +1,10 @@
-"""AB's loss by hand, against RepDistiller's numbers and a slow version; its connectors; what it refuses."""
+"""AB's loss by hand, against RepDistiller's numbers and a slow version; its connectors; what it
+refuses.
+"""
 
 import pytest
 import torch
-from oracles import formula, load
+from support.oracles import formula, load
 from torch import nn
 
 from sdkd_plugin.config import load_config
@@ -46,7 +48,9 @@ def test_slow_version():
                 total += 2 ** (i + 1 - 2) * (s - margin) ** 2
             if t <= 0 and s > -margin:
                 total += 2 ** (i + 1 - 2) * (s + margin) ** 2
-    assert ab_loss(student, teacher, margin).item() == pytest.approx(3 / 1000 / 3 * total, rel=1e-10)
+    assert ab_loss(student, teacher, margin).item() == pytest.approx(
+        3 / 1000 / 3 * total, rel=1e-10
+    )
 
 
 def test_only_the_teachers_signs_count():
@@ -79,7 +83,9 @@ def test_extreme_and_constant_maps_stay_finite(student, teacher):
 
 
 def test_maps_of_unequal_shapes_are_refused():
-    with pytest.raises(UserError, match=r"\[3, 2, 4, 4\] \(student\) and \[3, 2, 2, 2\] \(teacher\).*IMAGE_SIZE"):
+    with pytest.raises(
+        UserError, match=r"\[3, 2, 4, 4\] \(student\) and \[3, 2, 2, 2\] \(teacher\).*IMAGE_SIZE"
+    ):
         ab_loss([torch.zeros(3, 2, 4, 4)], [torch.zeros(3, 2, 2, 2)], 1.0)
 
 
@@ -94,7 +100,11 @@ def test_maps_of_unequal_shapes_are_refused():
 )
 def test_connectors_make_the_teachers_shape(student, teacher, kind, kernel):
     module = connector(torch.Size((1, *student)), torch.Size((1, *teacher)))
-    assert type(module[0]) is kind and module[0].kernel_size == kernel and type(module[1]) is nn.BatchNorm2d
+    assert (
+        type(module[0]) is kind
+        and module[0].kernel_size == kernel
+        and type(module[1]) is nn.BatchNorm2d
+    )
     assert module(torch.randn(2, *student)).shape == (2, *teacher)
 
 
@@ -116,13 +126,14 @@ def build(*words: str, pair: str = "resnet14/resnet8") -> AB:
 def test_equal_networks_need_no_connectors():
     assert build().get_extra_parameters() == 0
     wide = build(pair="resnet8x4/resnet8")
-    expected = sum(s * t + t + 2 * t for s, t in ((16, 64), (32, 128), (64, 256)))  # 1x1, bias, norm
+    # 1x1, bias, norm
+    expected = sum(s * t + t + 2 * t for s, t in ((16, 64), (32, 128), (64, 256)))
     assert wide.get_extra_parameters() == expected
 
 
-def test_the_first_stage_compares_pre_activations_without_the_stem():
+def test_the_first_phase_compares_pre_activations_without_the_stem():
     distiller = build("AB.MARGIN", "0.5", pair="resnet8x4/resnet8").double()
-    distiller.stage = distiller.stages(load_config(None))[0]
+    distiller.phase = distiller.phases(load_config(None))[0]
     distiller.train()
     image = formula((4, 3, 16, 16), "image")
     with torch.no_grad():
@@ -130,7 +141,9 @@ def test_the_first_stage_compares_pre_activations_without_the_stem():
         student = distiller.student(image)[1]["preact_feats"][1:]
         student = [module(x) for module, x in zip(distiller.connectors, student, strict=True)]
         expected = ab_loss(student, distiller.teacher(image)[1]["preact_feats"][1:], 0.5)
-    assert losses.keys() == {"loss_kd"} and losses["loss_kd"].item() == pytest.approx(expected.item(), rel=1e-12)
+    assert losses.keys() == {"loss_kd"} and losses["loss_kd"].item() == pytest.approx(
+        expected.item(), rel=1e-12
+    )
 
 
 def test_unequal_numbers_of_stages_are_refused():

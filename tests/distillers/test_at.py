@@ -1,8 +1,10 @@
-"""AT's loss by hand, against mdistiller's numbers and a slow version; invariances, extremes, refusals."""
+"""AT's loss by hand, against mdistiller's numbers and a slow version; invariances, extremes,
+refusals.
+"""
 
 import pytest
 import torch
-from oracles import formula, load
+from support.oracles import formula, load
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.distillers.at import AT, at_loss, attention
@@ -18,7 +20,9 @@ def maps(key: str, shapes=SMALL) -> list[torch.Tensor]:
     return [formula(shape, f"{key}{i}") for i, shape in enumerate(shapes)]
 
 
-@pytest.mark.parametrize("case, teacher_shapes", [("at_p2", STUDENT), ("at_p2_wider_teacher", WIDER)])
+@pytest.mark.parametrize(
+    "case, teacher_shapes", [("at_p2", STUDENT), ("at_p2_wider_teacher", WIDER)]
+)
 def test_value_and_gradients_are_mdistillers(case, teacher_shapes):
     expected = load("losses")["cases"][case]
     student = [x.relu().requires_grad_() for x in maps("s", STUDENT)]
@@ -29,11 +33,18 @@ def test_value_and_gradients_are_mdistillers(case, teacher_shapes):
 
 
 def test_hand_computed():
-    student, teacher = torch.tensor([3.0, -4.0]).view(1, 1, 1, 2), torch.tensor([4.0, 3.0]).view(1, 1, 1, 2)
-    assert at_loss([student], [teacher], 1.0).item() == pytest.approx(0.2**2, rel=1e-5)  # (0.6, 0.8) and (0.8, 0.6)
+    student, teacher = (
+        torch.tensor([3.0, -4.0]).view(1, 1, 1, 2),
+        torch.tensor([4.0, 3.0]).view(1, 1, 1, 2),
+    )
+    # (0.6, 0.8) and (0.8, 0.6)
+    assert at_loss([student], [teacher], 1.0).item() == pytest.approx(0.2**2, rel=1e-5)
     roots_s, roots_t = student.abs().sqrt(), teacher.sqrt()
-    assert at_loss([roots_s, roots_s], [roots_t, roots_t], 2.0).item() == pytest.approx(2 * 0.2**2, rel=1e-5)
-    two = torch.tensor([[3.0, 1.0], [3.0, 7.0]]).view(1, 2, 1, 2)  # the mean over channels is (3, 4)
+    assert at_loss([roots_s, roots_s], [roots_t, roots_t], 2.0).item() == pytest.approx(
+        2 * 0.2**2, rel=1e-5
+    )
+    # the mean over channels is (3, 4)
+    two = torch.tensor([[3.0, 1.0], [3.0, 7.0]]).view(1, 2, 1, 2)
     torch.testing.assert_close(attention(two, 1.0), torch.tensor([[0.6, 0.8]]))
 
 
@@ -47,7 +58,9 @@ def test_slow_version(p):
             rows = []
             for x in (s[n], t[n]):
                 row = [
-                    sum(abs(c) ** p for c in x[:, i, j].tolist()) / len(x) for i in range(x.shape[1]) for j in range(x.shape[2])
+                    sum(abs(c) ** p for c in x[:, i, j].tolist()) / len(x)
+                    for i in range(x.shape[1])
+                    for j in range(x.shape[2])
                 ]
                 length = sum(v**2 for v in row) ** 0.5
                 rows.append([v / length for v in row])
@@ -62,14 +75,18 @@ def test_scaling_an_image_and_permuting_channels_change_nothing():
     other = [(3 * x.detach().flip(1)).requires_grad_() for x in student]
     again = at_loss(other, [x / 7 for x in teacher], 2.0)
     assert again.item() == pytest.approx(loss.item(), rel=1e-12)
-    for one, two in zip(torch.autograd.grad(loss, student), torch.autograd.grad(again, other), strict=True):
+    for one, two in zip(
+        torch.autograd.grad(loss, student), torch.autograd.grad(again, other), strict=True
+    ):
         torch.testing.assert_close(one / 3, two.flip(1))
 
 
 def test_equal_attention_costs_nothing():
     student = [x.requires_grad_() for x in maps("s")]
     loss = at_loss(student, [-5 * x.detach() for x in student], 2.0)
-    assert loss.item() < 1e-30 and all(g.abs().max() < 1e-14 for g in torch.autograd.grad(loss, student))
+    assert loss.item() < 1e-30 and all(
+        g.abs().max() < 1e-14 for g in torch.autograd.grad(loss, student)
+    )
 
 
 def test_the_larger_map_is_pooled_and_a_map_without_partner_left_out():
@@ -81,7 +98,9 @@ def test_the_larger_map_is_pooled_and_a_map_without_partner_left_out():
 
 
 def test_gradient_is_that_of_finite_differences():
-    assert torch.autograd.gradcheck(lambda *s: at_loss(s, maps("t"), 2.0), [x.requires_grad_() for x in maps("s")])
+    assert torch.autograd.gradcheck(
+        lambda *s: at_loss(s, maps("t"), 2.0), [x.requires_grad_() for x in maps("s")]
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 500.0])
@@ -95,7 +114,11 @@ def test_extreme_and_constant_maps_stay_finite(value):
 
 def test_an_exponent_below_1_is_refused():
     with pytest.raises(UserError, match=r"AT.P is 0.5; allowed: 1 or more"):
-        AT(build_model("resnet8", 10), build_model("resnet8", 10), load_config(None, ["AT.P", "0.5"]))
+        AT(
+            build_model("resnet8", 10),
+            build_model("resnet8", 10),
+            load_config(None, ["AT.P", "0.5"]),
+        )
 
 
 def test_defaults_are_mdistillers():

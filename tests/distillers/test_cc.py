@@ -1,11 +1,13 @@
-"""CC's two losses by hand, against RepDistiller's numbers and slow versions; invariances, extremes, refusals."""
+"""CC's two losses by hand, against RepDistiller's numbers and slow versions; invariances, extremes,
+refusals.
+"""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import formula, load
+from support.oracles import formula, load
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.distillers.cc import CC, neighbour_loss, rbf_loss
@@ -24,7 +26,9 @@ def test_value_and_gradient_are_repdistillers():
     student, teacher = (F.normalize(formula((8, 128), key)) for key in ("emb_s", "emb_t"))
     loss = neighbour_loss(student.requires_grad_(), teacher)
     assert loss.item() == pytest.approx(expected["value"], rel=1e-8)
-    assert torch.autograd.grad(loss, student)[0].norm().item() == pytest.approx(expected["grad_norms"][0], rel=1e-8)
+    assert torch.autograd.grad(loss, student)[0].norm().item() == pytest.approx(
+        expected["grad_norms"][0], rel=1e-8
+    )
 
 
 def test_neighbours_hand_computed():
@@ -40,7 +44,14 @@ def test_rbf_hand_computed():
 
 
 def test_slow_versions():
-    neighbours = sum(abs(S[i, d] - T[i, d]) * abs(S[i + 1, d] - T[i + 1, d]) for i in range(4) for d in range(3)) / 4
+    neighbours = (
+        sum(
+            abs(S[i, d] - T[i, d]) * abs(S[i + 1, d] - T[i + 1, d])
+            for i in range(4)
+            for d in range(3)
+        )
+        / 4
+    )
     assert neighbour_loss(S, T).item() == pytest.approx(neighbours.item(), rel=1e-10)
     total = 0.0
     for i in range(5):
@@ -54,7 +65,9 @@ def test_slow_versions():
 
 
 def test_the_series_tends_to_the_gaussian_kernel():
-    kernels = [torch.exp(-0.4 * torch.cdist(F.normalize(x), F.normalize(x)).square()) for x in (S, T)]
+    kernels = [
+        torch.exp(-0.4 * torch.cdist(F.normalize(x), F.normalize(x)).square()) for x in (S, T)
+    ]
     assert rbf_loss(S, T, 0.4, 20).item() == pytest.approx(F.mse_loss(*kernels).item(), rel=1e-10)
 
 
@@ -76,7 +89,9 @@ def test_rbf_does_not_see_rotation_and_scale():
     other = (7 * S @ rotation).requires_grad_()
     loss, again = rbf(student, T), rbf(other, T / 3)
     assert again.item() == pytest.approx(loss.item(), rel=1e-12)
-    torch.testing.assert_close(torch.autograd.grad(loss, student)[0] @ rotation / 7, torch.autograd.grad(again, other)[0])
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, student)[0] @ rotation / 7, torch.autograd.grad(again, other)[0]
+    )
 
 
 @pytest.mark.parametrize("loss", [neighbour_loss, rbf])
@@ -106,25 +121,38 @@ def test_products_are_float32_under_autocast():
 
 
 def build(*words: str) -> CC:
-    return CC(build_model("resnet8", 10), build_model("resnet8x4", 10), load_config(None, ["DISTILLER.TYPE", "CC", *words]))
+    return CC(
+        build_model("resnet8", 10),
+        build_model("resnet8x4", 10),
+        load_config(None, ["DISTILLER.TYPE", "CC", *words]),
+    )
 
 
-@pytest.mark.parametrize("variant, extra", [("neighbour", 128 * (64 + 1) + 128 * (256 + 1)), ("rbf", 0)])
+@pytest.mark.parametrize(
+    "variant, extra", [("neighbour", 128 * (64 + 1) + 128 * (256 + 1)), ("rbf", 0)]
+)
 def test_one_step_is_the_variants_loss_of_the_pooled_features(variant, extra):
     distiller = build("CC.VARIANT", variant).double().train()
     assert distiller.get_extra_parameters() == extra
     image, target = formula((4, 3, 16, 16), "image"), torch.arange(4)
     with torch.no_grad():
         logits, losses = distiller(image=image, target=target)
-        own, theirs = (net(image)[1]["pooled_feat"] for net in (distiller.student, distiller.teacher))
+        own, theirs = (
+            net(image)[1]["pooled_feat"] for net in (distiller.student, distiller.teacher)
+        )
         if variant == "neighbour":
             layers = (distiller.embed_s, distiller.embed_t)
-            own, theirs = (x @ layer.weight.T + layer.bias for x, layer in zip((own, theirs), layers, strict=True))
+            own, theirs = (
+                x @ layer.weight.T + layer.bias
+                for x, layer in zip((own, theirs), layers, strict=True)
+            )
             expected = neighbour_loss(own, theirs)
         else:
             expected = rbf(own, theirs)
     assert losses["loss_kd"].item() == pytest.approx(0.02 * expected.item(), rel=1e-10)
-    assert losses["loss_ce"].item() == pytest.approx(F.cross_entropy(logits, target).item(), rel=1e-12)
+    assert losses["loss_ce"].item() == pytest.approx(
+        F.cross_entropy(logits, target).item(), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,4 +171,9 @@ def test_meaningless_settings_are_refused(key, value, message):
 
 def test_defaults_are_repdistillers():
     node = load_config(None).CC
-    assert (node.CE_WEIGHT, node.FEAT_WEIGHT, node.VARIANT, node.FEAT_DIM) == (1.0, 0.02, "neighbour", 128)
+    assert (node.CE_WEIGHT, node.FEAT_WEIGHT, node.VARIANT, node.FEAT_DIM) == (
+        1.0,
+        0.02,
+        "neighbour",
+        128,
+    )

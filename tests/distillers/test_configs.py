@@ -1,4 +1,6 @@
-"""Every yaml under configs/cifar100 states the published protocol in full and nothing that mdistiller would reject."""
+"""Every yaml under configs/cifar100 states the published protocol in full and nothing that
+mdistiller would reject.
+"""
 
 import re
 from pathlib import Path
@@ -36,14 +38,16 @@ PROTOCOL = {
 }
 SLOW_LEARNERS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # lr 0.01 in the published protocol
 
-every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+every_file = pytest.mark.parametrize(
+    "file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
 
 
 def trainer(method: Entry) -> str:
     """The entry of mdistiller's trainer_dict that can carry the method, base if none can."""
     if method.build.needs_negatives:
         return "crd"
-    return "stages" if needs_trainer(method) and obstacle(method) is None else "base"
+    return "phases" if needs_trainer(method) and obstacle(method) is None else "base"
 
 
 def written(file: Path) -> dict[str, object]:
@@ -63,35 +67,55 @@ def test_the_protocol_is_spelled_out(file):
     for key, value in expected.items():
         assert key in said, f"{key} is left to the defaults, which differ between hosts"
         assert cfg[key] == value, key
-    shared = {*expected, "EXPERIMENT.TAG", "DISTILLER.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT"}
+    shared = {
+        *expected,
+        "EXPERIMENT.TAG",
+        "DISTILLER.TYPE",
+        "DISTILLER.TEACHER",
+        "DISTILLER.STUDENT",
+    }
     assert {key for key in said if not key.startswith(f"{method}.")} == shared
 
 
 @every_file
 def test_folder_file_name_and_tag_say_what_is_inside(file):
     said = written(file)
-    folder, teacher, student = file.parent.name, said["DISTILLER.TEACHER"], said["DISTILLER.STUDENT"]
+    folder, teacher, student = (
+        file.parent.name,
+        said["DISTILLER.TEACHER"],
+        said["DISTILLER.STUDENT"],
+    )
     assert METHODS[said["DISTILLER.TYPE"]].build.__module__.rsplit(".")[-1] == folder
     models = {entry.name for entry in MODELS}
     assert teacher in models and student in models
     if folder == "vanilla":
         assert file.stem == teacher == student and said["EXPERIMENT.TAG"] == f"vanilla,{student}"
     else:
-        short_teacher, short_student = (re.sub("^resnet", "res", name) for name in (teacher, student))
+        short_teacher, short_student = (
+            re.sub("^resnet", "res", name) for name in (teacher, student)
+        )
         assert said["EXPERIMENT.TAG"] == f"{folder},{short_teacher},{short_student}"
         assert file.stem == f"{short_teacher}_{short_student}".replace("wrn_", "wrn")
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.name != "NONE"], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name != "NONE"], ids=lambda case: case.name
+)
 def test_the_posters_five_pairs_are_there_but_for_those_that_a_method_refuses(case):
     folder = METHODS[case.name].build.__module__.rsplit(".")[-1]
     pairs = {file.stem: written(file) for file in (FOLDER / folder).glob("*.yaml")}
-    found = {stem: (said["DISTILLER.TEACHER"], said["DISTILLER.STUDENT"]) for stem, said in pairs.items()}
-    assert {stem: pair for stem, pair in POSTER_PAIRS.items() if "/".join(pair) not in case.refuses}.items() <= found.items()
+    found = {
+        stem: (said["DISTILLER.TEACHER"], said["DISTILLER.STUDENT"]) for stem, said in pairs.items()
+    }
+    assert {
+        stem: pair for stem, pair in POSTER_PAIRS.items() if "/".join(pair) not in case.refuses
+    }.items() <= found.items()
 
 
 def test_every_model_of_the_zoo_can_be_trained_alone():
-    assert {file.stem for file in (FOLDER / "vanilla").glob("*.yaml")} == {entry.name for entry in MODELS}
+    assert {file.stem for file in (FOLDER / "vanilla").glob("*.yaml")} == {
+        entry.name for entry in MODELS
+    }
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("dkd/*.yaml")), ids=lambda file: file.stem)
@@ -104,5 +128,8 @@ def test_dkds_beta_is_the_published_one(file):
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("crd/*.yaml")), ids=lambda file: file.stem)
 def test_crds_dimensions_are_those_of_the_networks_because_mdistiller_reads_them(file):
     cfg = load_config(file)
-    for key, name in (("STUDENT_DIM", cfg.DISTILLER.STUDENT), ("TEACHER_DIM", cfg.DISTILLER.TEACHER)):
+    for key, name in (
+        ("STUDENT_DIM", cfg.DISTILLER.STUDENT),
+        ("TEACHER_DIM", cfg.DISTILLER.TEACHER),
+    ):
         assert cfg.CRD.FEAT[key] == pooled_dim(build_model(name, 100))

@@ -1,4 +1,6 @@
-"""What every method must hold, whatever its loss, in each of its stages: tests/cases.py says which methods there are."""
+"""What every method must hold, whatever its loss, in each of its phases: tests/cases.py says which
+methods there are.
+"""
 
 import importlib
 import inspect
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import CASES, Case
-from loop import BATCH, NUM_CLASSES, batch, build, make_loop, same, snapshot
+from support.loop import BATCH, NUM_CLASSES, batch, build, make_loop, same, snapshot
 
 from sdkd_plugin import distillers
 from sdkd_plugin.distillers.base import Distiller
@@ -20,23 +22,35 @@ every_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name
 
 
 def trained_names(case: Case, distiller: Distiller) -> set[str]:
-    """What the method has to train: all parameters but a frozen teacher's and those its row excepts."""
+    """What the method has to train: all parameters but a frozen teacher's and those its row
+    excepts.
+    """
     excepted = (*case.untrained, *(["teacher."] if distiller.teacher_from == "checkpoint" else []))
     return {name for name, _ in distiller.named_parameters() if not name.startswith(excepted)}
 
 
 @every_method
-def test_two_steps_of_a_stage_change_every_tensor_it_trains_and_nothing_else(case):
+def test_two_steps_of_a_phase_change_every_tensor_it_trains_and_nothing_else(case):
     loop = make_loop(case)
     distiller, ever_trained = loop.distiller, set()
-    for stage in loop.stages:
-        loop.enter(stage)
-        before, trained = snapshot(distiller), {name for name, p in distiller.named_parameters() if p.requires_grad}
+    for phase in loop.phases:
+        loop.enter(phase)
+        before, trained = (
+            snapshot(distiller),
+            {name for name, p in distiller.named_parameters() if p.requires_grad},
+        )
         loop.step(0), loop.step(1)
-        moved = {name for name, value in distiller.state_dict().items() if not torch.equal(value, before[name])}
-        assert trained - moved == set(), f"stage {stage.name} trains these, but they stood still"
+        moved = {
+            name
+            for name, value in distiller.state_dict().items()
+            if not torch.equal(value, before[name])
+        }
+        assert trained - moved == set(), f"phase {phase.name} trains these, but they stood still"
         assert {name for name, _ in distiller.named_parameters()} & moved == trained
-        for network in ("student.", "teacher."):  # running statistics, too, stand still where nothing is trained
+        for network in (
+            "student.",
+            "teacher.",
+        ):  # running statistics, too, stand still where nothing is trained
             if not any(name.startswith(network) for name in trained):
                 assert not any(name.startswith(network) for name in moved)
         ever_trained |= trained
@@ -46,33 +60,43 @@ def test_two_steps_of_a_stage_change_every_tensor_it_trains_and_nothing_else(cas
 @every_method
 def test_learnable_parameters_are_all_but_a_frozen_teachers(case):
     distiller = build(case)
-    expected = {p for name, p in distiller.named_parameters() if name in trained_names(case, distiller)}
+    expected = {
+        p for name, p in distiller.named_parameters() if name in trained_names(case, distiller)
+    }
     learnable, students = distiller.get_learnable_parameters(), set(distiller.student.parameters())
     assert len(set(learnable)) == len(learnable) and set(learnable) == expected
     assert (distiller.teacher is None) == (distiller.teacher_from == "none")
-    assert distiller.teacher_from != "checkpoint" or not any(p.requires_grad for p in distiller.teacher.parameters())
-    extra = sum(p.numel() for p in expected - students) - sum(p.numel() for p in students - expected)
+    assert distiller.teacher_from != "checkpoint" or not any(
+        p.requires_grad for p in distiller.teacher.parameters()
+    )
+    extra = sum(p.numel() for p in expected - students) - sum(
+        p.numel() for p in students - expected
+    )
     assert distiller.get_extra_parameters() == extra
 
 
 @every_method
 def test_losses_are_finite_scalars_with_the_names_that_mdistillers_trainers_read(case):
     loop = make_loop(case)
-    for stage in loop.stages:
-        loop.enter(stage)
+    for phase in loop.phases:
+        loop.enter(phase)
         logits, losses = loop.forward(0)
         assert logits.shape == (BATCH, NUM_CLASSES)
-        assert losses and set(losses) <= {"loss_ce", "loss_kd"} and ("loss_ce" in losses or not stage.scores)
+        assert (
+            losses
+            and set(losses) <= {"loss_ce", "loss_kd"}
+            and ("loss_ce" in losses or not phase.scores)
+        )
         for value in [*losses.values(), *loop.distiller.terms.values()]:
             assert value.shape == () and torch.isfinite(value)
         assert not any(term.requires_grad for term in loop.distiller.terms.values())
-    assert stage.scores
+    assert phase.scores
 
 
 @every_method
-def test_a_loop_without_stages_gets_the_last_stages_losses(case):
+def test_a_loop_without_phases_gets_the_last_phases_losses(case):
     loop, plain = make_loop(case), build(case).train()
-    loop.enter(loop.stages[-1])
+    loop.enter(loop.phases[-1])
     _, losses = plain(**batch(plain, 0), epoch=1)  # as mdistiller's trainers do
     assert losses.keys() == loop.forward(0)[1].keys()
 
@@ -80,7 +104,7 @@ def test_a_loop_without_stages_gets_the_last_stages_losses(case):
 @every_method
 def test_eval_forward_is_the_deployed_networks_logits(case):
     loop = make_loop(case)
-    loop.enter(loop.stages[-1])
+    loop.enter(loop.phases[-1])
     loop.step(0)
     distiller = loop.distiller.eval()
     image = batch(distiller, 1)["image"]
@@ -90,28 +114,32 @@ def test_eval_forward_is_the_deployed_networks_logits(case):
 @every_method
 def test_train_and_eval_leave_a_frozen_teacher_in_eval(case):
     loop = make_loop(case)
-    for stage in loop.stages:
-        loop.enter(stage)
+    for phase in loop.phases:
+        loop.enter(phase)
         loop.forward(0)
         for mode in (True, False, True):
-            assert loop.distiller.teacher_from != "checkpoint" or not any(m.training for m in loop.distiller.teacher.modules())
+            assert loop.distiller.teacher_from != "checkpoint" or not any(
+                m.training for m in loop.distiller.teacher.modules()
+            )
             loop.distiller.train(mode)
             assert mode or not any(module.training for module in loop.distiller.modules())
-            assert loop.distiller.student.training == mode or not stage.scores
+            assert loop.distiller.student.training == mode or not phase.scores
 
 
 @every_method
 def test_a_saved_state_continues_with_the_same_bits(case):
     first = make_loop(case, seed=0)
-    for stage in first.stages:
-        first.enter(stage)
+    for phase in first.phases:
+        first.enter(phase)
         first.step(0)
         file = io.BytesIO()
-        torch.save({"model": first.distiller.state_dict(), "optimizer": first.optimizer.state_dict()}, file)
+        torch.save(
+            {"model": first.distiller.state_dict(), "optimizer": first.optimizer.state_dict()}, file
+        )
         file.seek(0)
         saved = torch.load(file, weights_only=True)
         second = make_loop(case, seed=1)
-        second.enter(stage, begin=False)
+        second.enter(phase, begin=False)
         assert not same(snapshot(first.distiller), snapshot(second.distiller))
         second.distiller.load_state_dict(saved["model"])
         second.optimizer.load_state_dict(saved["optimizer"])
@@ -122,10 +150,10 @@ def test_a_saved_state_continues_with_the_same_bits(case):
 @every_method
 def test_two_instances_in_one_process_do_not_interfere(case):
     alone, first, other = make_loop(case), make_loop(case), make_loop(case, seed=1)
-    for stage in alone.stages:
-        alone.enter(stage), alone.step(0), alone.step(1)
-    for stage in first.stages:
-        first.enter(stage), other.enter(stage)
+    for phase in alone.phases:
+        alone.enter(phase), alone.step(0), alone.step(1)
+    for phase in first.phases:
+        first.enter(phase), other.enter(phase)
         first.step(0), other.step(3), first.step(1)
     assert same(snapshot(alone.distiller), snapshot(first.distiller))
     assert not same(snapshot(alone.distiller), snapshot(other.distiller))
@@ -134,8 +162,8 @@ def test_two_instances_in_one_process_do_not_interfere(case):
 @every_method
 def test_losses_stay_float32_under_bfloat16_autocast(case):
     loop = make_loop(case)
-    for stage in loop.stages:
-        loop.enter(stage)
+    for phase in loop.phases:
+        loop.enter(phase)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits, losses = loop.forward(0)
         assert logits.dtype == torch.bfloat16  # the test is about something
@@ -151,8 +179,8 @@ def test_channels_last_changes_rounding_only(case):
     plain, last = make_loop(case), make_loop(case)
     last.layout = torch.channels_last
     last.distiller.to(memory_format=last.layout)
-    for stage in plain.stages:
-        plain.enter(stage), last.enter(stage)
+    for phase in plain.phases:
+        plain.enter(phase), last.enter(phase)
         _, expected = plain.forward(0)
         _, losses = last.forward(0)
         for name, value in losses.items():
@@ -160,14 +188,26 @@ def test_channels_last_changes_rounding_only(case):
 
 
 def own_distillers(file: str) -> list[type]:
-    """The distiller classes that distillers/<file>.py itself defines, but for abstract ones, which methods share."""
+    """The distiller classes that distillers/<file>.py itself defines, but for abstract ones, which
+    methods share.
+    """
     module = importlib.import_module(f"{distillers.__name__}.{file}")
-    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Distiller)]
-    own = [value for value in classes if value.__module__ == module.__name__ and value is not Distiller]
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Distiller)
+    ]
+    own = [
+        value for value in classes if value.__module__ == module.__name__ and value is not Distiller
+    ]
     return [value for value in own if not inspect.isabstract(value)]
 
 
-METHOD_FILES = [module.name for module in pkgutil.iter_modules(distillers.__path__) if own_distillers(module.name)]
+METHOD_FILES = [
+    module.name
+    for module in pkgutil.iter_modules(distillers.__path__)
+    if own_distillers(module.name)
+]
 
 
 @pytest.mark.parametrize("file", METHOD_FILES)
@@ -176,8 +216,12 @@ def test_each_file_is_one_method_with_card_config_and_test_row(file):
     assert len(names) == 1, f"distillers/{file}.py registers {names}; one file is one method"
     assert (REPO / "docs" / "methods" / f"{file}.md").is_file()
     assert list((REPO / "configs" / "cifar100" / file).glob("*.yaml"))
-    assert [case.name for case in CASES].count(names[0]) == 1, f"tests/cases.py needs one row for {names[0]}"
+    assert [case.name for case in CASES].count(names[0]) == 1, (
+        f"tests/cases.py needs one row for {names[0]}"
+    )
 
 
 def test_no_method_is_registered_elsewhere():
-    assert {entry.build for entry in METHODS} <= {value for file in METHOD_FILES for value in own_distillers(file)}
+    assert {entry.build for entry in METHODS} <= {
+        value for file in METHOD_FILES for value in own_distillers(file)
+    }

@@ -1,4 +1,6 @@
-"""CRD's loss against a slow version that follows the definition, its memory by hand, start value, extremes, refusals."""
+"""CRD's loss against a slow version that follows the definition, its memory by hand, start value,
+extremes, refusals.
+"""
 
 import inspect
 import math
@@ -6,7 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import formula
+from support.oracles import formula
 from torch import Tensor
 
 from sdkd_plugin.config import load_config
@@ -18,7 +20,9 @@ B, D, M, K = 6, 8, 30, 12
 
 
 def inputs(dtype=torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings, memory and rows; some negatives are drawn twice, some equal the positive of another image."""
+    """Embeddings, memory and rows; some negatives are drawn twice, some equal the positive of
+    another image.
+    """
     emb = F.normalize(formula((B, D), "emb")).to(dtype)
     memory = math.sqrt(3 / D) * formula((M, D), "memory").to(dtype)
     rows = torch.floor((M / 2) * (formula((B, 1 + K), "rows") + 1)).long()
@@ -46,24 +50,32 @@ def test_value_and_gradient_equal_the_definition(tau):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)  # log(50) is float32 here
     loss = contrastive_loss(fast, memory, rows, tau, torch.tensor(50.0, dtype=torch.float64).log())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
-    (gradient,), (slow_gradient,) = torch.autograd.grad(3 * loss, fast), torch.autograd.grad(3 * expected, slow)
+    (gradient,), (slow_gradient,) = (
+        torch.autograd.grad(3 * loss, fast),
+        torch.autograd.grad(3 * expected, slow),
+    )
     torch.testing.assert_close(gradient, slow_gradient, rtol=1e-10, atol=1e-12)
 
 
 def test_gradient_is_that_of_finite_differences_and_the_memory_gets_none():
     emb, memory, rows = inputs()
     log_z = torch.tensor(2.0, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda e: contrastive_loss(e, memory, rows, 0.5, log_z), emb.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda e: contrastive_loss(e, memory, rows, 0.5, log_z), emb.requires_grad_()
+    )
     memory.requires_grad_()
     contrastive_loss(emb, memory, rows, 0.5, log_z).backward()
     assert memory.grad is None
 
 
 def test_hand_computed_one_image_one_negative():
-    # M = 2, K = 1: q = 1/2. Positive row equals the embedding, the negative is orthogonal; tau 1, Z = 2.
+    # M = 2, K = 1: q = 1/2. Positive row equals the embedding, the negative is orthogonal; tau 1, Z
+    # = 2.
     emb, memory = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     loss = contrastive_loss(emb, memory, torch.tensor([[0, 1]]), 1.0, torch.tensor(math.log(2.0)))
-    assert loss.item() == pytest.approx(math.log(1 + 0.5 / (math.e / 2)) + math.log(0.5 / 0.5 + 1), rel=1e-5)
+    assert loss.item() == pytest.approx(
+        math.log(1 + 0.5 / (math.e / 2)) + math.log(0.5 / 0.5 + 1), rel=1e-5
+    )
 
 
 def test_gradient_survives_the_renewal_of_the_memory_before_backward():
@@ -80,7 +92,9 @@ def test_gradient_survives_the_renewal_of_the_memory_before_backward():
 def test_normaliser_is_m_times_the_mean():
     emb, memory, rows = inputs()
     x = torch.exp((memory[rows] * emb[:, None, :]).sum(2) / 0.07)
-    assert log_normaliser(emb, memory, rows, 0.07).item() == pytest.approx(math.log(M * x.mean()), rel=1e-12)
+    assert log_normaliser(emb, memory, rows, 0.07).item() == pytest.approx(
+        math.log(M * x.mean()), rel=1e-12
+    )
 
 
 def test_a_tiny_temperature_stays_finite():
@@ -93,10 +107,11 @@ def test_a_tiny_temperature_stays_finite():
 
 
 def test_start_value():
-    """At the start a memory row is independent of the embedding, so the loss has a closed form, here at full size.
+    """At the start a memory row is independent of the embedding, so the loss has a closed form,
+    here at full size.
 
-    emb . row is nearly normal with variance 1 / D, so log x has mean -log M - s / 2 with s = 1 / (D tau^2). The positive costs
-    log K + s / 2, the negatives together 1, EPS adds K EPS / q = EPS M.
+    emb . row is nearly normal with variance 1 / D, so log x has mean -log M - s / 2 with s = 1 / (D
+    tau^2). The positive costs log K + s / 2, the negatives together 1, EPS adds K EPS / q = EPS M.
     """
     generator = torch.Generator().manual_seed(0)
     m, k, d, tau = 50000, 16384, 128, 0.07
@@ -104,8 +119,10 @@ def test_start_value():
     emb = F.normalize(torch.randn(128, d, generator=generator))
     rows = torch.randint(m, (128, 1 + k), generator=generator)
     loss = contrastive_loss(emb, memory, rows, tau, log_normaliser(emb, memory, rows, tau))
-    expected = math.log(k) + 1 + 1 / (2 * d * tau**2) + 1e-7 * m  # 11.51; without the variance s it would be 10.71
-    assert loss.item() == pytest.approx(expected, abs=4 * math.sqrt(1 / (d * tau**2) / 128))  # 4 standard errors of 128 positives
+    # 11.51; without the variance s it would be 10.71
+    expected = math.log(k) + 1 + 1 / (2 * d * tau**2) + 1e-7 * m
+    # 4 standard errors of 128 positives
+    assert loss.item() == pytest.approx(expected, abs=4 * math.sqrt(1 / (d * tau**2) / 128))
 
 
 def test_renew_moves_the_named_rows_only():
@@ -124,7 +141,9 @@ def config(*words: str):
 
 def build(*words: str, num_data: int = M) -> CRD:
     torch.manual_seed(0)
-    return CRD(build_model("resnet8", 10), build_model("resnet8x4", 10), config(*words), num_data).train()
+    return CRD(
+        build_model("resnet8", 10), build_model("resnet8x4", 10), config(*words), num_data
+    ).train()
 
 
 def step(distiller: CRD, seed: int = 0) -> dict[str, Tensor]:
@@ -132,7 +151,9 @@ def step(distiller: CRD, seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     index = torch.randperm(M)[:B]
     rows = torch.cat([index[:, None], torch.randint(M, (B, K))], 1)
-    return distiller(image=torch.randn(B, 3, 16, 16), target=torch.arange(B), index=index, contrastive_index=rows)[1]
+    return distiller(
+        image=torch.randn(B, 3, 16, 16), target=torch.arange(B), index=index, contrastive_index=rows
+    )[1]
 
 
 def test_one_step_equals_the_definition_on_both_sides():
@@ -145,15 +166,23 @@ def test_one_step_equals_the_definition_on_both_sides():
     logits, losses = distiller(image=image, target=target, index=index, contrastive_index=rows)
     _, feats_s = distiller.student(image)
     _, feats_t = distiller.teacher(image)
-    emb_s, emb_t = distiller.embed_s(feats_s["pooled_feat"]), distiller.embed_t(feats_t["pooled_feat"])
+    emb_s, emb_t = (
+        distiller.embed_s(feats_s["pooled_feat"]),
+        distiller.embed_t(feats_t["pooled_feat"]),
+    )
     emb_s, emb_t = emb_s / emb_s.norm(dim=1, keepdim=True), emb_t / emb_t.norm(dim=1, keepdim=True)
     sides = 0.0
     for emb, memory in ((emb_s, memory_t), (emb_t, memory_s)):
         z = M * torch.exp((memory[rows] * emb[:, None, :]).sum(2) / 0.07).mean()
         sides += slow_side(emb, memory, rows, 0.07, z.item())
     assert losses["loss_kd"].item() == pytest.approx(0.5 * sides.item(), rel=1e-8)
-    assert losses["loss_ce"].item() == pytest.approx(2 * F.cross_entropy(logits, target).item(), rel=1e-12)
-    for emb, old, new in ((emb_s, memory_s, distiller.memory_s), (emb_t, memory_t, distiller.memory_t)):
+    assert losses["loss_ce"].item() == pytest.approx(
+        2 * F.cross_entropy(logits, target).item(), rel=1e-12
+    )
+    for emb, old, new in (
+        (emb_s, memory_s, distiller.memory_s),
+        (emb_t, memory_t, distiller.memory_t),
+    ):
         moved = old[index] / 2 + emb / 2
         torch.testing.assert_close(new[index], moved / moved.norm(dim=1, keepdim=True))
         others = torch.tensor([i for i in range(M) if i not in index.tolist()])
@@ -176,8 +205,13 @@ def test_z_is_set_by_the_first_batch_for_good_and_saved():
 
 
 def test_both_embeddings_fit_the_networks_whatever_the_config_says():
-    distiller = build("CRD.FEAT.STUDENT_DIM", "3", "CRD.FEAT.TEACHER_DIM", "4", "CRD.FEAT.DIM", "32")
-    assert distiller.embed_s.weight.shape == (32, 64) and distiller.embed_t.weight.shape == (32, 256)
+    distiller = build(
+        "CRD.FEAT.STUDENT_DIM", "3", "CRD.FEAT.TEACHER_DIM", "4", "CRD.FEAT.DIM", "32"
+    )
+    assert distiller.embed_s.weight.shape == (32, 64) and distiller.embed_t.weight.shape == (
+        32,
+        256,
+    )
     assert distiller.memory_s.shape == distiller.memory_t.shape == (M, 32)
     assert distiller.get_extra_parameters() == 32 * (64 + 1) + 32 * (256 + 1)
 
@@ -196,7 +230,11 @@ def test_negatives_are_at_most_the_training_images():
 
 def test_mdistillers_trainer_can_call_it():
     parameters = inspect.signature(CRD.forward_train).parameters
-    required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    required = [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
     assert required == ["self", "image", "target", "index", "contrastive_index"]
 
 
@@ -217,6 +255,11 @@ def test_meaningless_settings_are_refused(key, value, allowed):
 
 def test_defaults_are_mdistillers():
     node = load_config(None).CRD
-    assert (node.MODE, node.FEAT.DIM, node.FEAT.STUDENT_DIM, node.FEAT.TEACHER_DIM) == ("exact", 128, 256, 256)
+    assert (node.MODE, node.FEAT.DIM, node.FEAT.STUDENT_DIM, node.FEAT.TEACHER_DIM) == (
+        "exact",
+        128,
+        256,
+        256,
+    )
     assert (node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT) == (1.0, 0.8)
     assert (node.NCE.K, node.NCE.MOMENTUM, node.NCE.TEMPERATURE) == (16384, 0.5, 0.07)

@@ -1,11 +1,13 @@
-"""DKD's loss: mdistiller's numbers, an independent version, the relation to KD, extremes, warm-up, refusals."""
+"""DKD's loss: mdistiller's numbers, an independent version, the relation to KD, extremes, warm-up,
+refusals.
+"""
 
 import math
 
 import pytest
 import torch
 from cases import Fixed
-from oracles import formula, load
+from support.oracles import formula, load
 from torch import Tensor
 
 from sdkd_plugin.config import load_config, scaled_config
@@ -47,12 +49,18 @@ def test_value_and_gradient_equal_mdistillers(beta):
 @pytest.mark.parametrize("tau", [1.0, 4.0])
 def test_both_terms_equal_an_independent_version(tau):
     terms = dkd_terms(STUDENT, TEACHER, TARGET, tau)
-    assert [term.item() for term in terms] == pytest.approx(slow_terms(STUDENT, TEACHER, TARGET, tau), rel=1e-10)
+    assert [term.item() for term in terms] == pytest.approx(
+        slow_terms(STUDENT, TEACHER, TARGET, tau), rel=1e-10
+    )
 
 
 def test_hand_computed():
-    # teacher (1/2 | 1/4, 1/4), student (1/3 | 1/2, 1/6), target 0: pairs (1/2, 1/2) and (1/3, 2/3); others (1/2, 1/2), (3/4, 1/4)
-    teacher, student = torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([[1 / 3, 1 / 2, 1 / 6]]).log()
+    # teacher (1/2 | 1/4, 1/4), student (1/3 | 1/2, 1/6), target 0: pairs (1/2, 1/2) and (1/3, 2/3);
+    # others (1/2, 1/2), (3/4, 1/4)
+    teacher, student = (
+        torch.tensor([[0.5, 0.25, 0.25]]).log(),
+        torch.tensor([[1 / 3, 1 / 2, 1 / 6]]).log(),
+    )
     tckd, nckd = dkd_terms(student, teacher, torch.tensor([0]), 1.0)
     assert tckd.item() == pytest.approx(0.5 * math.log(3 / 2) + 0.5 * math.log(3 / 4), rel=1e-5)
     assert nckd.item() == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2), rel=1e-5)
@@ -64,7 +72,9 @@ def test_kd_is_tckd_plus_nckd_weighted_by_the_teachers_doubt():
         row = slice(i, i + 1)
         tckd, nckd = dkd_terms(STUDENT[row], TEACHER[row], TARGET[row], tau)
         doubt = 1 - (TEACHER[i] / tau).softmax(0)[TARGET[i]]
-        assert (tckd + doubt * nckd).item() == pytest.approx(kd_loss(STUDENT[row], TEACHER[row], tau).item(), rel=1e-12)
+        assert (tckd + doubt * nckd).item() == pytest.approx(
+            kd_loss(STUDENT[row], TEACHER[row], tau).item(), rel=1e-12
+        )
 
 
 def test_equal_logits_give_zero_with_zero_gradient():
@@ -87,13 +97,16 @@ def test_shifting_a_row_and_permuting_classes_change_nothing():
 
 def test_gradient_is_that_of_finite_differences():
     student, teacher = (formula((3, 5), key).requires_grad_() for key in "st")
-    assert torch.autograd.gradcheck(lambda s, t: dkd_terms(s, t, torch.tensor([4, 0, 2]), 4.0), (student, teacher))
+    assert torch.autograd.gradcheck(
+        lambda s, t: dkd_terms(s, t, torch.tensor([4, 0, 2]), 4.0), (student, teacher)
+    )
 
 
 @pytest.mark.parametrize(
     "target, expected",
     [  # the student is sure of class 0, the teacher of class 1
-        (0, (500 - math.log(2), math.log(2))),  # the student gives two others exp(-500) each and cannot tell them apart
+        # the student gives two others exp(-500) each and cannot tell them apart
+        (0, (500 - math.log(2), math.log(2))),
         (1, (500, 250 - math.log(2))),  # the teacher cannot tell the two others apart
         (2, (0, 500)),  # both give the target nothing
     ],
@@ -114,7 +127,10 @@ def test_warmup_grows_linearly_and_may_be_fractional_or_absent():
 
 
 def test_the_distiller_weighs_its_terms_and_warms_up_on_a_short_schedule():
-    words = "DISTILLER.TYPE DKD DKD.CE_WEIGHT 0.5 DKD.ALPHA 3 DKD.BETA 2 DKD.T 5 SOLVER.EPOCHS 30 SOLVER.SCHEDULE_EPOCHS 240"
+    words = (
+        "DISTILLER.TYPE DKD DKD.CE_WEIGHT 0.5 DKD.ALPHA 3 DKD.BETA 2 DKD.T 5 SOLVER.EPOCHS 30 "
+        "SOLVER.SCHEDULE_EPOCHS 240"
+    )
     cfg = scaled_config(load_config(None, words.split()))
     assert cfg.DKD.WARMUP == 2.5
     distiller = DKD(Fixed(STUDENT), Fixed(TEACHER), cfg).train()
@@ -122,7 +138,9 @@ def test_the_distiller_weighs_its_terms_and_warms_up_on_a_short_schedule():
     for epoch, factor in ((1, 0.4), (2, 0.8), (3, 1.0)):
         _, losses = distiller(image=torch.zeros(1), target=TARGET, epoch=epoch)
         assert losses["loss_kd"].item() == pytest.approx(factor * (3 * tckd + 2 * nckd), rel=1e-12)
-        assert {k: v.item() for k, v in distiller.terms.items()} == pytest.approx({"tckd": tckd, "nckd": nckd}, rel=1e-12)
+        assert {k: v.item() for k, v in distiller.terms.items()} == pytest.approx(
+            {"tckd": tckd, "nckd": nckd}, rel=1e-12
+        )
     cross_entropy = -STUDENT.log_softmax(1)[torch.arange(8), TARGET].mean().item()
     assert losses["loss_ce"].item() == pytest.approx(0.5 * cross_entropy, rel=1e-12)
     sum(losses.values()).backward()
@@ -138,7 +156,9 @@ def test_two_classes_are_refused():
 def test_targets_that_are_no_class_are_refused(value):
     target = TARGET.clone()
     target[3] = value
-    with pytest.raises(UserError, match=f"targets from .*{value}.*; allowed: class numbers from 0 to 99"):
+    with pytest.raises(
+        UserError, match=f"targets from .*{value}.*; allowed: class numbers from 0 to 99"
+    ):
         dkd_terms(STUDENT, TEACHER, target, 4.0)
 
 

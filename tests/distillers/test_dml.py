@@ -1,4 +1,6 @@
-"""DML: both losses, constant targets, and one summed backward pass that equals two separate trainings."""
+"""DML: both losses, constant targets, and one summed backward pass that equals two separate
+trainings.
+"""
 
 import math
 
@@ -6,15 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import Fixed
-from oracles import formula
+from support.oracles import formula
 from torch import Tensor
 
 from sdkd_plugin.config import load_config
-from sdkd_plugin.distillers.base import Stage
+from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.distillers.dml import DML, mutual_losses
-from sdkd_plugin.engine.randomness import torch_seeded
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
+from sdkd_plugin.randomness import torch_seeded
 
 STUDENT, PEER = 4 * formula((8, 10), "student"), 4 * formula((8, 10), "peer")
 TARGET = torch.arange(8)
@@ -44,22 +46,31 @@ def test_hand_computed():
 @pytest.mark.parametrize("tau", [1.0, 3.0])
 def test_both_losses_equal_an_independent_version(tau):
     losses = [loss.item() for loss in mutual_losses(STUDENT, PEER, tau)]
-    assert losses == pytest.approx([slow_kl(PEER, STUDENT, tau), slow_kl(STUDENT, PEER, tau)], rel=1e-10)
+    assert losses == pytest.approx(
+        [slow_kl(PEER, STUDENT, tau), slow_kl(STUDENT, PEER, tau)], rel=1e-10
+    )
 
 
 def test_equal_logits_give_zero_with_zero_gradient():
     student, peer = STUDENT.clone().requires_grad_(), STUDENT.clone().requires_grad_()
     losses = mutual_losses(student, peer, 1.0)
     assert [loss.item() for loss in losses] == [0, 0]
-    assert all(gradient.abs().max() < 1e-15 for gradient in torch.autograd.grad(sum(losses), (student, peer)))
+    assert all(
+        gradient.abs().max() < 1e-15
+        for gradient in torch.autograd.grad(sum(losses), (student, peer))
+    )
 
 
 def test_each_loss_has_a_gradient_for_its_own_network_alone():
     student, peer = STUDENT.clone().requires_grad_(), PEER.clone().requires_grad_()
-    for loss, own, other in zip(mutual_losses(student, peer, 1.0), (student, peer), (peer, student), strict=True):
+    for loss, own, other in zip(
+        mutual_losses(student, peer, 1.0), (student, peer), (peer, student), strict=True
+    ):
         mine, theirs = torch.autograd.grad(loss, (own, other), allow_unused=True)
         assert theirs is None
-        torch.testing.assert_close(mine, (own.softmax(1) - other.softmax(1)).detach() / 8, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(
+            mine, (own.softmax(1) - other.softmax(1)).detach() / 8, rtol=1e-12, atol=1e-15
+        )
 
 
 def test_gradient_is_that_of_finite_differences():
@@ -69,7 +80,10 @@ def test_gradient_is_that_of_finite_differences():
 
 
 def test_a_logit_gap_of_500_stays_finite_and_exact():
-    student, peer = torch.tensor([[500.0, 0.0]], requires_grad=True), torch.tensor([[0.0, 500.0]], requires_grad=True)
+    student, peer = (
+        torch.tensor([[500.0, 0.0]], requires_grad=True),
+        torch.tensor([[0.0, 500.0]], requires_grad=True),
+    )
     losses = mutual_losses(student, peer, 1.0)
     gradients = torch.autograd.grad(sum(losses), (student, peer))
     assert [loss.item() for loss in losses] == pytest.approx([500, 500], rel=1e-6)
@@ -93,10 +107,16 @@ def test_one_backward_pass_of_the_sum_equals_two_trainings_side_by_side():
             return build_model("resnet8", 10), build_model("resnet14", 10)
 
     distiller, pair = DML(*nets(), config("DML.PEER_LR_FACTOR", "0.2")).train(), nets()
-    groups = [{**group, "lr": 0.1 * group.get("lr_factor", 1)} for group in distiller.get_parameter_groups(Stage("train", 1))]
+    groups = [
+        {**group, "lr": 0.1 * group.get("lr_factor", 1)}
+        for group in distiller.get_parameter_groups(Phase("train", 1))
+    ]
     together = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
     settings = {"momentum": 0.9, "weight_decay": 5e-4}
-    apart = [torch.optim.SGD(net.parameters(), lr=lr, **settings) for net, lr in zip(pair, (0.1, 0.02), strict=True)]
+    apart = [
+        torch.optim.SGD(net.parameters(), lr=lr, **settings)
+        for net, lr in zip(pair, (0.1, 0.02), strict=True)
+    ]
     for step in range(2):
         image = formula((8, 3, 8, 8), f"image{step}").float()
         together.zero_grad()
@@ -111,7 +131,9 @@ def test_one_backward_pass_of_the_sum_equals_two_trainings_side_by_side():
         for optimizer in apart:
             optimizer.step()
     for net, alone in zip((distiller.student, distiller.teacher), pair, strict=True):
-        for (name, value), other in zip(net.state_dict().items(), alone.state_dict().values(), strict=True):
+        for (name, value), other in zip(
+            net.state_dict().items(), alone.state_dict().values(), strict=True
+        ):
             torch.testing.assert_close(value, other, rtol=1e-5, atol=1e-6, msg=name)
 
 

@@ -1,8 +1,10 @@
-"""FSP's flow and loss by hand, against RepDistiller's numbers and a slow version; invariances; what it refuses."""
+"""FSP's flow and loss by hand, against RepDistiller's numbers and a slow version; invariances; what
+it refuses.
+"""
 
 import pytest
 import torch
-from oracles import formula, load
+from support.oracles import formula, load
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.distillers.fsp import FSP, flow, fsp_loss
@@ -30,12 +32,15 @@ def test_hand_computed():
     bottom = torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)
     top = torch.tensor([[3.0, 4.0], [5.0, 6.0]]).view(1, 2, 1, 2)
     assert flow(bottom, top).tolist() == [[[(3 + 8) / 2], [(5 + 12) / 2]]]
-    assert flow(bottom, top[..., :1]).tolist() == [[[1.5 * 3], [1.5 * 5]]]  # the larger map is pooled
+    # the larger map is pooled
+    assert flow(bottom, top[..., :1]).tolist() == [[[1.5 * 3], [1.5 * 5]]]
     nothing = [torch.zeros_like(bottom), top]
     assert fsp_loss([bottom, top], nothing).item() == (5.5**2 + 8.5**2) / 2
     twice = [bottom, top, top]  # sums over the pairs of maps
     last = flow(top, top).square().mean().item()
-    assert fsp_loss(twice, [torch.zeros_like(x) for x in twice]).item() == pytest.approx((5.5**2 + 8.5**2) / 2 + last)
+    assert fsp_loss(twice, [torch.zeros_like(x) for x in twice]).item() == pytest.approx(
+        (5.5**2 + 8.5**2) / 2 + last
+    )
 
 
 def slow_flow(bottom: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
@@ -53,19 +58,26 @@ def slow_flow(bottom: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
 
 def test_slow_version():
     student, teacher = maps("s"), maps("t")
-    expected = sum((slow_flow(*student[i : i + 2]) - slow_flow(*teacher[i : i + 2])).square().mean() for i in range(2))
+    expected = sum(
+        (slow_flow(*student[i : i + 2]) - slow_flow(*teacher[i : i + 2])).square().mean()
+        for i in range(2)
+    )
     assert fsp_loss(student, teacher).item() == pytest.approx(expected.item(), rel=1e-10)
 
 
 def test_positions_have_no_names():
-    """The same permutation of the positions in all maps of one size changes no flow, and permutes the gradient."""
+    """The same permutation of the positions in all maps of one size changes no flow, and permutes
+    the gradient.
+    """
     shapes = [(3, 2, 4, 4), (3, 3, 4, 4)]
     student, teacher = [x.requires_grad_() for x in maps("s", shapes)], maps("t", shapes)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     shuffled = [x.detach().flatten(2)[:, :, order].view_as(x).requires_grad_() for x in student]
     loss, again = fsp_loss(student, teacher), fsp_loss(shuffled, teacher)
     assert again.item() == pytest.approx(loss.item(), rel=1e-12)
-    for one, two in zip(torch.autograd.grad(loss, student), torch.autograd.grad(again, shuffled), strict=True):
+    for one, two in zip(
+        torch.autograd.grad(loss, student), torch.autograd.grad(again, shuffled), strict=True
+    ):
         torch.testing.assert_close(one.flatten(2)[:, :, order], two.flatten(2))
 
 
@@ -79,7 +91,9 @@ def test_equal_flows_cost_nothing_whatever_the_networks_sizes():
 
 
 def test_gradient_is_that_of_finite_differences():
-    assert torch.autograd.gradcheck(lambda *s: fsp_loss(s, maps("t")), [x.requires_grad_() for x in maps("s")])
+    assert torch.autograd.gradcheck(
+        lambda *s: fsp_loss(s, maps("t")), [x.requires_grad_() for x in maps("s")]
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 500.0])
@@ -99,22 +113,33 @@ def test_flows_are_float32_under_autocast():
 
 def build(pair: str) -> FSP:
     teacher, student = pair.split("/")
-    return FSP(build_model(student, 10), build_model(teacher, 10), load_config(None, ["DISTILLER.TYPE", "FSP"]))
+    return FSP(
+        build_model(student, 10),
+        build_model(teacher, 10),
+        load_config(None, ["DISTILLER.TYPE", "FSP"]),
+    )
 
 
-def test_the_first_stage_compares_all_maps_stem_included():
+def test_the_first_phase_compares_all_maps_stem_included():
     distiller = build("resnet14/resnet8").double()
     assert distiller.get_extra_parameters() == 0
-    distiller.stage = distiller.stages(load_config(None))[0]
+    distiller.phase = distiller.phases(load_config(None))[0]
     distiller.train()
     image = formula((4, 3, 16, 16), "image")
     with torch.no_grad():
         _, losses = distiller(image=image, target=torch.zeros(4, dtype=torch.long))
-        expected = fsp_loss(distiller.student(image)[1]["feats"], distiller.teacher(image)[1]["feats"])
-    assert losses.keys() == {"loss_kd"} and losses["loss_kd"].item() == pytest.approx(expected.item(), rel=1e-12)
+        expected = fsp_loss(
+            distiller.student(image)[1]["feats"], distiller.teacher(image)[1]["feats"]
+        )
+    assert losses.keys() == {"loss_kd"} and losses["loss_kd"].item() == pytest.approx(
+        expected.item(), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("pair", ["wrn_16_2/wrn_16_1", "vgg8/resnet8"])
 def test_unequal_channels_or_numbers_of_maps_are_refused(pair):
-    with pytest.raises(UserError, match=r"FSP needs equal channels in all maps, but the student has \[16, 16, 32, 64\]"):
+    with pytest.raises(
+        UserError,
+        match=r"FSP needs equal channels in all maps, but the student has \[16, 16, 32, 64\]",
+    ):
         build(pair)

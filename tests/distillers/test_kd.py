@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from cases import Fixed
-from oracles import formula, load
+from support.oracles import formula, load
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.distillers.kd import KD, kd_loss
@@ -28,7 +28,8 @@ def test_value_and_gradient_equal_mdistillers():
 
 
 def test_hand_computed_two_samples():
-    # p_T = (3/4, 1/4), p_S = (1/2, 1/2) at tau 2; the second sample's logits agree, and the mean over two halves the first.
+    # p_T = (3/4, 1/4), p_S = (1/2, 1/2) at tau 2; the second sample's logits agree, and the mean
+    # over two halves the first.
     teacher = torch.tensor([[2 * math.log(3), 0.0], [1.0, 5.0]])
     student = torch.tensor([[7.0, 7.0], [1.0, 5.0]])
     kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
@@ -48,7 +49,9 @@ def test_shifting_a_row_changes_nothing():
     student, teacher = random_pair()
     shift = 10 * formula((8, 1), "shift")
     expected = kd_loss(student, teacher, 4.0).item()
-    assert kd_loss(student + shift, teacher - 3 * shift, 4.0).item() == pytest.approx(expected, rel=1e-12)
+    assert kd_loss(student + shift, teacher - 3 * shift, 4.0).item() == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_large_tau_is_half_the_squared_distance_of_centred_logits_over_k():
@@ -69,7 +72,8 @@ def test_a_logit_gap_of_500_stays_finite_and_exact(tau):
     teacher = torch.tensor([[0.0, 500.0, 0.0]])
     loss = kd_loss(student, teacher, tau)
     loss.backward()
-    assert loss.item() == pytest.approx(500 * tau, rel=1e-6)  # the teacher is sure of a class the student gives exp(-500 / tau)
+    # the teacher is sure of a class the student gives exp(-500 / tau)
+    assert loss.item() == pytest.approx(500 * tau, rel=1e-6)
     torch.testing.assert_close(student.grad, torch.tensor([[tau, -tau, 0.0]]))
 
 
@@ -77,7 +81,9 @@ def test_half_precision_logits_are_widened():
     student, teacher = random_pair()
     loss = kd_loss(student.bfloat16(), teacher.bfloat16(), 4.0)
     assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(kd_loss(student.bfloat16().double(), teacher.bfloat16().double(), 4.0).item(), rel=1e-5)
+    assert loss.item() == pytest.approx(
+        kd_loss(student.bfloat16().double(), teacher.bfloat16().double(), 4.0).item(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.nan])
@@ -93,12 +99,18 @@ def test_a_teacher_with_other_classes_is_refused():
 
 def test_the_distiller_weighs_both_losses_and_detaches_the_teacher():
     student, teacher = (z.float() for z in random_pair())
-    cfg = load_config(None, "DISTILLER.TYPE KD KD.TEMPERATURE 3 KD.LOSS.CE_WEIGHT 0.5 KD.LOSS.KD_WEIGHT 2".split())
+    cfg = load_config(
+        None, "DISTILLER.TYPE KD KD.TEMPERATURE 3 KD.LOSS.CE_WEIGHT 0.5 KD.LOSS.KD_WEIGHT 2".split()
+    )
     target = torch.arange(8)
     distiller = KD(Fixed(student), Fixed(teacher), cfg).train()
     _, losses = distiller(image=torch.zeros(1), target=target)
-    assert losses["loss_kd"].item() == pytest.approx(2 * kd_loss(student, teacher, 3.0).item(), rel=1e-6)
-    assert losses["loss_ce"].item() == pytest.approx(-0.5 * student.log_softmax(1)[target, target].mean().item(), rel=1e-6)
+    assert losses["loss_kd"].item() == pytest.approx(
+        2 * kd_loss(student, teacher, 3.0).item(), rel=1e-6
+    )
+    assert losses["loss_ce"].item() == pytest.approx(
+        -0.5 * student.log_softmax(1)[target, target].mean().item(), rel=1e-6
+    )
     sum(losses.values()).backward()
     assert distiller.student.logits.grad is not None and distiller.teacher.logits.grad is None
 

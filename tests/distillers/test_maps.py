@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import formula
+from support.oracles import formula
 
 from sdkd_plugin.distillers.maps import fitting_convolution, pool_pair, unit
 
@@ -36,7 +36,10 @@ def test_a_row_without_direction_is_0_and_gets_no_gradient():
     assert gradient[1].tolist() == [0, 0] and gradient[0].abs().min() > 0
 
 
-@pytest.mark.parametrize("own, theirs, kernel", [(8, 4, (3, 3)), (4, 8, (4, 4)), (4, 4, (1, 1)), (8, 5, (4, 4)), (8, 2, (7, 7))])
+@pytest.mark.parametrize(
+    "own, theirs, kernel",
+    [(8, 4, (3, 3)), (4, 8, (4, 4)), (4, 4, (1, 1)), (8, 5, (4, 4)), (8, 2, (7, 7))],
+)
 def test_the_convolution_reaches_the_teachers_shape(own, theirs, kernel):
     student, teacher = torch.Size((1, 3, own, own)), torch.Size((1, 5, theirs, theirs))
     convolution = fitting_convolution(student, teacher)

@@ -1,8 +1,10 @@
-"""NST's loss by hand, against mdistiller's numbers and a slow version; both ways to compute it; invariances, extremes."""
+"""NST's loss by hand, against mdistiller's numbers and a slow version; both ways to compute it;
+invariances, extremes.
+"""
 
 import pytest
 import torch
-from oracles import formula, load
+from support.oracles import formula, load
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.distillers.nst import discrepancy, nst_loss
@@ -29,9 +31,13 @@ def test_hand_computed():
     student = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)  # pattern (0.6, 0.8)
     teacher = torch.tensor([[2.0, 0.0], [0.0, 5.0]]).view(1, 2, 1, 2)  # patterns (1, 0), (0, 1)
     assert nst_loss([student], [teacher[:, :1]]).item() == pytest.approx(1 + 1 - 2 * 0.36, rel=1e-6)
-    assert nst_loss([student], [teacher]).item() == pytest.approx(1 + 0.5 - 2 * (0.36 + 0.64) / 2, rel=1e-6)
+    assert nst_loss([student], [teacher]).item() == pytest.approx(
+        1 + 0.5 - 2 * (0.36 + 0.64) / 2, rel=1e-6
+    )
     # means do not change when channels are repeated; of so many, positions are compared instead
-    assert nst_loss([student.repeat(1, 5, 1, 1)], [teacher.repeat(1, 3, 1, 1)]).item() == pytest.approx(0.5, rel=1e-6)
+    assert nst_loss(
+        [student.repeat(1, 5, 1, 1)], [teacher.repeat(1, 3, 1, 1)]
+    ).item() == pytest.approx(0.5, rel=1e-6)
 
 
 def slow(student: torch.Tensor, teacher: torch.Tensor) -> float:
@@ -55,7 +61,8 @@ def test_slow_version():
 
 def test_both_ways_have_one_value_and_gradient():
     few = formula((2, 6, 4), "few").requires_grad_()  # 4 * (6 + 6) >= 6 * 6: pairs of channels
-    many = few.detach().repeat(1, 3, 1).requires_grad_()  # 4 * (18 + 18) < 18 * 18: pairs of positions
+    # 4 * (18 + 18) < 18 * 18: pairs of positions
+    many = few.detach().repeat(1, 3, 1).requires_grad_()
     teacher = formula((2, 6, 4), "t")
     channels, positions = discrepancy(few, teacher), discrepancy(many, teacher.repeat(1, 3, 1))
     assert positions.item() == pytest.approx(channels.item(), rel=1e-12)
@@ -69,18 +76,24 @@ def test_scale_sign_and_order_of_channels_do_not_count():
     other = [(-3 * x.detach().flip(1)).requires_grad_() for x in student]
     again = nst_loss(other, [x / 7 for x in teacher])
     assert again.item() == pytest.approx(loss.item(), rel=1e-12)
-    for one, two in zip(torch.autograd.grad(loss, student), torch.autograd.grad(again, other), strict=True):
+    for one, two in zip(
+        torch.autograd.grad(loss, student), torch.autograd.grad(again, other), strict=True
+    ):
         torch.testing.assert_close(one / -3, two.flip(1))
 
 
 def test_equal_patterns_cost_nothing_and_a_map_without_partner_is_left_out():
     student = [x.requires_grad_() for x in maps("s")]
     loss = nst_loss(student, [*(2 * x.detach() for x in student), formula((2, 3, 4, 4), "alone")])
-    assert abs(loss.item()) < 1e-15 and all(g.abs().max() < 1e-15 for g in torch.autograd.grad(loss, student))
+    assert abs(loss.item()) < 1e-15 and all(
+        g.abs().max() < 1e-15 for g in torch.autograd.grad(loss, student)
+    )
 
 
 def test_gradient_is_that_of_finite_differences():
-    assert torch.autograd.gradcheck(lambda *s: nst_loss(s, maps("t")), [x.requires_grad_() for x in maps("s")])
+    assert torch.autograd.gradcheck(
+        lambda *s: nst_loss(s, maps("t")), [x.requires_grad_() for x in maps("s")]
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 500.0])

@@ -1,4 +1,6 @@
-"""OFD's loss by hand and against a slow version, its margins by integration, its teacher's batch statistics, refusals."""
+"""OFD's loss by hand and against a slow version, its margins by integration, its teacher's batch
+statistics, refusals.
+"""
 
 import copy
 import math
@@ -6,8 +8,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from loop import snapshot
-from oracles import formula
+from support.loop import snapshot
+from support.oracles import formula
 from torch import nn
 
 from sdkd_plugin.config import load_config
@@ -16,7 +18,10 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 
 SMALL = [(3, 2, 4, 4), (3, 3, 2, 2)]
-MARGINS = [torch.tensor([-0.4, -0.1]).double().view(1, 2, 1, 1), torch.tensor([-0.2, -0.5, 0.0]).double().view(1, 3, 1, 1)]
+MARGINS = [
+    torch.tensor([-0.4, -0.1]).double().view(1, 2, 1, 1),
+    torch.tensor([-0.2, -0.5, 0.0]).double().view(1, 3, 1, 1),
+]
 
 
 def maps(key: str, shapes=SMALL) -> list[torch.Tensor]:
@@ -27,12 +32,17 @@ def test_hand_computed():
     student = torch.tensor([2.0, -3.0, 0.5, -0.7, 0.2, -3.0]).view(1, 1, 1, 6)
     teacher = torch.tensor([1.0, 1.0, -9.0, -9.0, -0.3, -0.3]).view(1, 1, 1, 6)
     at = torch.tensor(-0.6).view(1, 1, 1, 1)
-    # to 1 from either side; down to the margin; below it already; down to the teacher, who is above the margin; below already
+    # to 1 from either side; down to the margin; below it already; down to the teacher, who is above
+    # the margin; below already
     once = 1**2 + 4**2 + 1.1**2 + 0 + 0.5**2 + 0
     assert ofd_loss([student], [teacher], [at]).item() == pytest.approx(once)
-    assert ofd_loss([student] * 3, [teacher] * 3, [at] * 3).item() == pytest.approx((1 + 1 / 2 + 1 / 4) * once)
+    assert ofd_loss([student] * 3, [teacher] * 3, [at] * 3).item() == pytest.approx(
+        (1 + 1 / 2 + 1 / 4) * once
+    )
     larger = teacher.repeat_interleave(2, 2).repeat_interleave(2, 3)  # pooled to the student's size
-    assert ofd_loss([student.repeat(2, 1, 1, 1)], [larger.repeat(2, 1, 1, 1)], [at]).item() == pytest.approx(once)
+    assert ofd_loss(
+        [student.repeat(2, 1, 1, 1)], [larger.repeat(2, 1, 1, 1)], [at]
+    ).item() == pytest.approx(once)
 
 
 def test_slow_version():
@@ -53,7 +63,9 @@ def test_slow_version():
 
 def test_below_a_teacher_who_is_off_there_is_nothing_to_learn():
     teacher = [-x.abs() for x in maps("t")]
-    student = [(torch.maximum(t, m) - 0.1).requires_grad_() for t, m in zip(teacher, MARGINS, strict=True)]
+    student = [
+        (torch.maximum(t, m) - 0.1).requires_grad_() for t, m in zip(teacher, MARGINS, strict=True)
+    ]
     loss = ofd_loss(student, teacher, MARGINS)
     assert loss.item() == 0
     assert all(gradient.count_nonzero() == 0 for gradient in torch.autograd.grad(loss, student))
@@ -64,7 +76,9 @@ def test_gradient_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(lambda *s: ofd_loss(s, maps("t"), MARGINS), student)
 
 
-@pytest.mark.parametrize("student, teacher", [(500.0, -500.0), (-500.0, 500.0), (0.0, 0.0), (-500.0, -500.0)])
+@pytest.mark.parametrize(
+    "student, teacher", [(500.0, -500.0), (-500.0, 500.0), (0.0, 0.0), (-500.0, -500.0)]
+)
 def test_extreme_and_constant_maps_stay_finite(student, teacher):
     inputs = torch.full((2, 3, 4, 4), student, requires_grad=True)
     loss = ofd_loss([inputs], [torch.full((2, 3, 4, 4), teacher)], [torch.full((1, 3, 1, 1), -1.0)])
@@ -89,7 +103,8 @@ def test_a_margin_is_the_mean_of_the_negative_part_of_a_normal_density(weight, b
 
 
 def test_margins_where_the_negative_part_is_rare_or_the_weight_is_zero():
-    found = margin(norm([0.5, 1.0, 0.0, 0.0, 0.0], [1.6, 3.05, -0.7, 0.7, 0.0]))  # P(x < 0) = 0.0007 and 0.0011 at first
+    # P(x < 0) = 0.0007 and 0.0011 at first
+    found = margin(norm([0.5, 1.0, 0.0, 0.0, 0.0], [1.6, 3.05, -0.7, 0.7, 0.0]))
     assert found.shape == (1, 5, 1, 1)
     first, second, *zero_weight = found.flatten().tolist()
     assert first == -1.5 and -0.3 < second < 0
@@ -129,7 +144,13 @@ def build(*words: str, pair: str = "resnet14/resnet8") -> OFD:
 
 
 def test_one_step_equals_the_definition_with_a_teacher_in_train_mode():
-    distiller = build("OFD.LOSS.CE_WEIGHT", "0.5", "OFD.LOSS.FEAT_WEIGHT", "0.01", pair="resnet14/resnet8x4").double().train()
+    distiller = (
+        build(
+            "OFD.LOSS.CE_WEIGHT", "0.5", "OFD.LOSS.FEAT_WEIGHT", "0.01", pair="resnet14/resnet8x4"
+        )
+        .double()
+        .train()
+    )
     image, target = formula((4, 3, 16, 16), "image"), torch.tensor([0, 3, 9, 3])
     student, teacher = copy.deepcopy(distiller.student), copy.deepcopy(distiller.teacher).train()
     connectors = copy.deepcopy(distiller.connectors)
@@ -137,26 +158,42 @@ def test_one_step_equals_the_definition_with_a_teacher_in_train_mode():
     preacts_s, preacts_t = (net(image)[1]["preact_feats"][1:] for net in (student, teacher))
     connected = [module(x) for module, x in zip(connectors, preacts_s, strict=True)]
     margins = [getattr(distiller, f"margin{i}") for i in range(3)]
-    assert losses["loss_kd"].item() == pytest.approx(0.01 * ofd_loss(connected, preacts_t, margins).item(), rel=1e-10)
-    assert losses["loss_ce"].item() == pytest.approx(0.5 * F.cross_entropy(logits, target).item(), rel=1e-12)
+    assert losses["loss_kd"].item() == pytest.approx(
+        0.01 * ofd_loss(connected, preacts_t, margins).item(), rel=1e-10
+    )
+    assert losses["loss_ce"].item() == pytest.approx(
+        0.5 * F.cross_entropy(logits, target).item(), rel=1e-12
+    )
 
 
 def test_connectors_are_drawn_as_the_authors_do():
-    convolution, after = build("OFD.CONNECTOR.KERNEL_SIZE", "3", pair="resnet8x4/resnet8").connectors[2]
-    assert convolution.weight.shape == (256, 64, 3, 3) and convolution.bias is None and after.num_features == 256
+    convolution, after = build(
+        "OFD.CONNECTOR.KERNEL_SIZE", "3", pair="resnet8x4/resnet8"
+    ).connectors[2]
+    assert (
+        convolution.weight.shape == (256, 64, 3, 3)
+        and convolution.bias is None
+        and after.num_features == 256
+    )
     assert convolution.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 256)), rel=0.02)
-    assert build(pair="resnet8x4/resnet8").get_extra_parameters() == sum(4 * c * c + 8 * c for c in (16, 32, 64))
+    assert build(pair="resnet8x4/resnet8").get_extra_parameters() == sum(
+        4 * c * c + 8 * c for c in (16, 32, 64)
+    )
 
 
 @pytest.mark.parametrize("pair", ["vgg8/resnet8x4", "resnet8/vgg8"])  # 4 and 3 stages, 3 and 4
 def test_unequal_numbers_of_stages_are_aligned_at_the_end(pair):
     distiller = build(pair=pair).train()
     teacher_channels = distiller.teacher.get_stage_channels()[-3:]
-    assert [c[0].in_channels for c in distiller.connectors] == distiller.student.get_stage_channels()[-3:]
+    assert [
+        c[0].in_channels for c in distiller.connectors
+    ] == distiller.student.get_stage_channels()[-3:]
     assert [c[0].out_channels for c in distiller.connectors] == teacher_channels
     for i, bn in enumerate(distiller.teacher.get_bn_before_relu()[-3:]):
         assert torch.equal(getattr(distiller, f"margin{i}"), margin(bn))
-    _, losses = distiller(image=formula((4, 3, 32, 32), "image").float(), target=torch.zeros(4, dtype=torch.long))
+    _, losses = distiller(
+        image=formula((4, 3, 32, 32), "image").float(), target=torch.zeros(4, dtype=torch.long)
+    )
     assert torch.isfinite(losses["loss_kd"])
 
 
@@ -165,7 +202,9 @@ def test_margins_are_part_of_the_state():
 
 
 def test_a_teacher_without_such_norms_is_refused():
-    with pytest.raises(UserError, match="ShuffleV2 has no norm before the ReLU.*choose another DISTILLER.TEACHER"):
+    with pytest.raises(
+        UserError, match="ShuffleV2 has no norm before the ReLU.*choose another DISTILLER.TEACHER"
+    ):
         build(pair="ShuffleV2/resnet8")
     teacher = build_model("resnet8", 10)
 
@@ -177,7 +216,9 @@ def test_a_teacher_without_such_norms_is_refused():
         def forward(self, image):
             return self.net(image)
 
-    with pytest.raises(UserError, match=r"Bare has no get_bn_before_relu\(\): choose a DISTILLER.TEACHER"):
+    with pytest.raises(
+        UserError, match=r"Bare has no get_bn_before_relu\(\): choose a DISTILLER.TEACHER"
+    ):
         OFD(build_model("resnet8", 10), Bare(), load_config(None, ["DISTILLER.TYPE", "OFD"]))
 
 
@@ -189,4 +230,8 @@ def test_kernels_that_change_a_maps_size_are_refused(size):
 
 def test_defaults_are_mdistillers():
     node = load_config(None).OFD
-    assert (node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT, node.CONNECTOR.KERNEL_SIZE) == (1.0, 0.001, 1)
+    assert (node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT, node.CONNECTOR.KERNEL_SIZE) == (
+        1.0,
+        0.001,
+        1,
+    )

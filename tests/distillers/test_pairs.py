@@ -1,9 +1,11 @@
-"""Every method on the pairs that published tables compare, or its one line why not; the smallest batch, real sizes."""
+"""Every method on the pairs that published tables compare, or its one line why not; the smallest
+batch, real sizes.
+"""
 
 import pytest
 import torch
 from cases import CASES, Case
-from loop import Loop, build, config
+from support.loop import Loop, build, config
 
 from sdkd_plugin.errors import UserError
 

@@ -8,7 +8,9 @@ from sdkd_plugin.distillers.probe import pooled_dim, probe
 from sdkd_plugin.models import build_model
 
 
-@pytest.mark.parametrize("name, dim", [("resnet8", 64), ("resnet8x4", 256), ("wrn_16_2", 128), ("MobileNetV2", 1280)])
+@pytest.mark.parametrize(
+    "name, dim", [("resnet8", 64), ("resnet8x4", 256), ("wrn_16_2", 128), ("MobileNetV2", 1280)]
+)
 def test_pooled_dim(name, dim):
     model = build_model(name, 10)
     assert pooled_dim(model) == dim

@@ -1,16 +1,18 @@
-"""ReviewKD: HCL against mdistiller's numbers, the fusion against a slow version, shapes found by measuring."""
+"""ReviewKD: HCL against mdistiller's numbers, the fusion against a slow version, shapes found by
+measuring.
+"""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import formula, load
+from support.oracles import formula, load
 from torch import Tensor
 
 from sdkd_plugin.config import load_config, scaled_config
 from sdkd_plugin.distillers.reviewkd import ReviewKD, hcl
-from sdkd_plugin.engine.randomness import torch_seeded
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
+from sdkd_plugin.randomness import torch_seeded
 
 N = 4
 
@@ -26,16 +28,22 @@ def test_hcl_equals_mdistillers_value_and_gradients():
     expected = load("losses")["cases"]["hcl"]
     shapes = ((8, 16, 32, 32), (8, 32, 16, 16), (8, 64, 8, 8))
     own = [formula(shape, f"s{i}").relu().requires_grad_() for i, shape in enumerate(shapes)]
-    loss = sum(hcl(a, formula(shape, f"t{i}").relu()) for i, (a, shape) in enumerate(zip(own, shapes, strict=True)))
+    loss = sum(
+        hcl(a, formula(shape, f"t{i}").relu())
+        for i, (a, shape) in enumerate(zip(own, shapes, strict=True))
+    )
     assert loss.item() == pytest.approx(expected["value"], rel=1e-8)
     norms = [gradient.norm().item() for gradient in torch.autograd.grad(loss, own)]
     assert norms == pytest.approx(expected["grad_norms"], rel=1e-8)
 
 
 def test_hcl_hand_computed():
-    # 2x2 map: differences 1, 2, 3, 4, mean of squares 7.5; their mean 2.5, squared 6.25, weight 1/2 as the first level used
+    # 2x2 map: differences 1, 2, 3, 4, mean of squares 7.5; their mean 2.5, squared 6.25, weight 1/2
+    # as the first level used
     difference = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    assert hcl(difference, torch.zeros(1, 1, 2, 2)).item() == pytest.approx((7.5 + 0.5 * 6.25) / 1.5)
+    assert hcl(difference, torch.zeros(1, 1, 2, 2)).item() == pytest.approx(
+        (7.5 + 0.5 * 6.25) / 1.5
+    )
     assert hcl(difference[:, :, :1, :1], torch.zeros(1, 1, 1, 1)).item() == 1.0
 
 
@@ -50,7 +58,9 @@ def test_hcl_equals_an_independent_version(size):
                 for j in range(cells):
                     rows = slice(i * size // cells, -(-(i + 1) * size // cells))
                     columns = slice(j * size // cells, -(-(j + 1) * size // cells))
-                    squares += ((a - b)[:, :, rows, columns].mean((2, 3)) ** 2).mean().item() / cells**2
+                    squares += (
+                        (a - b)[:, :, rows, columns].mean((2, 3)) ** 2
+                    ).mean().item() / cells**2
             loss, total = loss + weight * squares, total + weight
     assert hcl(a, b).item() == pytest.approx(loss / total, rel=1e-10)
 
@@ -82,7 +92,9 @@ def test_large_and_constant_maps_stay_finite():
 
 def slow_norm(x: Tensor, conv, norm, padding: int) -> Tensor:
     x = F.conv2d(x, conv.weight, padding=padding)
-    x = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), unbiased=False, keepdim=True) + norm.eps).sqrt()
+    x = (x - x.mean((0, 2, 3), keepdim=True)) / (
+        x.var((0, 2, 3), unbiased=False, keepdim=True) + norm.eps
+    ).sqrt()
     return x * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
@@ -92,14 +104,25 @@ def nearest(x: Tensor, size: int) -> Tensor:
 
 
 @pytest.mark.parametrize("preact", [False, True])
-@pytest.mark.parametrize("pair", ["resnet14/resnet8", "resnet14/ShuffleV1"])  # the second has maps half the teacher's
+# the second has maps half the teacher's
+@pytest.mark.parametrize("pair", ["resnet14/resnet8", "resnet14/ShuffleV1"])
 def test_one_step_equals_the_definition(pair, preact):
-    words = ("REVIEWKD.REVIEWKD_WEIGHT", "0.6", "REVIEWKD.CE_WEIGHT", "2.0", "REVIEWKD.STU_PREACT", str(preact))
+    words = (
+        "REVIEWKD.REVIEWKD_WEIGHT",
+        "0.6",
+        "REVIEWKD.CE_WEIGHT",
+        "2.0",
+        "REVIEWKD.STU_PREACT",
+        str(preact),
+    )
     distiller = build(*words, pair=pair).double()
     image, target = formula((N, 3, 16, 16), "image"), torch.arange(N)
     logits, feats = distiller.student(image)
     goals = distiller.teacher(image)[1]
-    own = [*feats["preact_feats" if preact else "feats"][1:], feats["pooled_feat"][:, :, None, None]]
+    own = [
+        *feats["preact_feats" if preact else "feats"][1:],
+        feats["pooled_feat"][:, :, None, None],
+    ]
     goals = [*goals["preact_feats"][1:], goals["pooled_feat"][:, :, None, None]]
     loss, r = 0.0, None
     for k in (3, 2, 1, 0):
@@ -108,18 +131,25 @@ def test_one_step_equals_the_definition(pair, preact):
         if r is not None:
             r = nearest(r, a.shape[2])
             both = torch.cat([a, r], 1)
-            gates = torch.einsum("nchw,gc->nghw", both, abf.gates.weight[:, :, 0, 0]) + abf.gates.bias[:, None, None]
+            gates = (
+                torch.einsum("nchw,gc->nghw", both, abf.gates.weight[:, :, 0, 0])
+                + abf.gates.bias[:, None, None]
+            )
             gates = 1 / (1 + (-gates).exp())
             a = a * gates[:, :1] + r * gates[:, 1:]
         r = nearest(a, size)
         loss = loss + hcl(slow_norm(r, *abf.leave, padding=1), goals[k])
     _, losses = distiller(image=image, target=target, epoch=5)
     assert losses["loss_kd"].item() == pytest.approx(5 / 20 * 0.6 * loss.item(), rel=1e-9)
-    assert losses["loss_ce"].item() == pytest.approx(2 * F.cross_entropy(logits, target).item(), rel=1e-12)
+    assert losses["loss_ce"].item() == pytest.approx(
+        2 * F.cross_entropy(logits, target).item(), rel=1e-12
+    )
 
 
 def test_shapes_in_the_config_do_not_matter_because_the_networks_are_measured():
-    distiller = build("REVIEWKD.IN_CHANNELS", "[1, 2]", "REVIEWKD.SHAPES", "[7]", pair="resnet8x4/resnet8")
+    distiller = build(
+        "REVIEWKD.IN_CHANNELS", "[1, 2]", "REVIEWKD.SHAPES", "[7]", pair="resnet8x4/resnet8"
+    )
     channels = [(abf.enter[0].in_channels, abf.leave[0].out_channels) for abf in distiller.abfs]
     assert channels == [(16, 64), (32, 128), (64, 256), (64, 256)]
     assert {abf.enter[0].out_channels for abf in distiller.abfs} == {64}
@@ -139,7 +169,9 @@ def test_unequal_numbers_of_stages_pair_the_last_with_the_last():
 def test_the_warmup_scales_with_a_short_schedule():
     distiller = build("SOLVER.EPOCHS", "30", "SOLVER.SCHEDULE_EPOCHS", "240")
     data = {"image": formula((N, 3, 8, 8), "image").float(), "target": torch.arange(N)}
-    first, second, full = (distiller(**data, epoch=epoch)[1]["loss_kd"].item() for epoch in (1, 2, 3))
+    first, second, full = (
+        distiller(**data, epoch=epoch)[1]["loss_kd"].item() for epoch in (1, 2, 3)
+    )
     assert (first / full, second / full) == pytest.approx((0.4, 0.8), rel=1e-5)
 
 

@@ -1,10 +1,12 @@
-"""RKD's losses by hand, against both reference codes' numbers and a slow version; invariances, extremes, refusals."""
+"""RKD's losses by hand, against both reference codes' numbers and a slow version; invariances,
+extremes, refusals.
+"""
 
 import math
 
 import pytest
 import torch
-from oracles import formula, load
+from support.oracles import formula, load
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.distillers.rkd import RKD, rkd_losses
@@ -23,7 +25,9 @@ def test_value_and_gradient_are_the_reference_codes(case):
     student = formula((8, 64), "pooled_s").relu().requires_grad_()
     loss = weighted(student, formula((8, 128), "pooled_t").relu())
     assert loss.item() == pytest.approx(expected["value"], rel=1e-8)
-    assert torch.autograd.grad(loss, student)[0].norm().item() == pytest.approx(expected["grad_norms"][0], rel=1e-8)
+    assert torch.autograd.grad(loss, student)[0].norm().item() == pytest.approx(
+        expected["grad_norms"][0], rel=1e-8
+    )
 
 
 def test_hand_computed():
@@ -34,7 +38,8 @@ def test_hand_computed():
     assert distance.item() == pytest.approx(2 * (2 * 0.25**2 / 2) / 9, rel=1e-12)
     # cosines 0, 3/5, 4/5 against -1, 1, 1
     assert angle.item() == pytest.approx(2 * (1.0**2 + 0.4**2 + 0.2**2) / 2 / 27, rel=1e-12)
-    squares, _ = rkd_losses(student, teacher, squared=True)  # 9, 16, 25 over 50/3 against 1, 1, 4 over 2
+    # 9, 16, 25 over 50/3 against 1, 1, 4 over 2
+    squares, _ = rkd_losses(student, teacher, squared=True)
     differences = (9 * 3 / 50 - 0.5, 16 * 3 / 50 - 0.5, 25 * 3 / 50 - 2)
     assert squares.item() == pytest.approx(2 * sum(d**2 for d in differences) / 2 / 9, rel=1e-12)
 
@@ -49,9 +54,15 @@ def slow(student: list[list[float]], teacher: list[list[float]]) -> tuple[float,
         for i in range(n):
             for j in range(n):
                 for k in range(n):
-                    to_j, to_k = ([b - a for a, b in zip(points[i], points[m], strict=True)] for m in (j, k))
+                    to_j, to_k = (
+                        [b - a for a, b in zip(points[i], points[m], strict=True)] for m in (j, k)
+                    )
                     length = apart[i][j] * apart[i][k]
-                    cosines[i, j, k] = sum(a * b for a, b in zip(to_j, to_k, strict=True)) / length if length else 0.0
+                    cosines[i, j, k] = (
+                        sum(a * b for a, b in zip(to_j, to_k, strict=True)) / length
+                        if length
+                        else 0.0
+                    )
         found.append(([d / mean for row in apart for d in row], list(cosines.values())))
     losses = []
     for own, goal in zip(*found, strict=True):
@@ -61,9 +72,12 @@ def slow(student: list[list[float]], teacher: list[list[float]]) -> tuple[float,
 
 
 def test_slow_version():
-    student, teacher = formula((5, 3), "s"), formula((5, 2), "t") ** 5  # differences below and above 1
+    # differences below and above 1
+    student, teacher = (formula((5, 3), "s"), formula((5, 2), "t") ** 5)
     expected = slow(student.tolist(), teacher.tolist())
-    assert [loss.item() for loss in rkd_losses(student, teacher)] == pytest.approx(expected, rel=1e-10)
+    assert [loss.item() for loss in rkd_losses(student, teacher)] == pytest.approx(
+        expected, rel=1e-10
+    )
 
 
 def test_moving_turning_and_scaling_all_features_change_nothing():
@@ -93,7 +107,10 @@ def test_gradient_is_that_of_finite_differences_and_none_reaches_the_teacher():
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 500.0])
 def test_extreme_and_constant_features_stay_finite(value):
-    student, teacher = torch.full((5, 3), value, requires_grad=True), 500 * formula((5, 4), "t").float()
+    student, teacher = (
+        torch.full((5, 3), value, requires_grad=True),
+        500 * formula((5, 4), "t").float(),
+    )
     loss = weighted(student, teacher)
     assert torch.isfinite(loss) and torch.autograd.grad(loss, student)[0].abs().max() == 0
     back = weighted(teacher.requires_grad_(), student.detach())
@@ -129,5 +146,10 @@ def test_epsilon_0_is_refused():
 
 def test_defaults_are_mdistillers():
     node = load_config(None).RKD
-    assert (node.DISTANCE_WEIGHT, node.ANGLE_WEIGHT, node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT) == (25, 50, 1.0, 1.0)
+    assert (
+        node.DISTANCE_WEIGHT,
+        node.ANGLE_WEIGHT,
+        node.LOSS.CE_WEIGHT,
+        node.LOSS.FEAT_WEIGHT,
+    ) == (25, 50, 1.0, 1.0)
     assert (node.PDIST.EPSILON, node.PDIST.SQUARED) == (1e-12, False)

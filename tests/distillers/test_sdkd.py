@@ -1,4 +1,6 @@
-"""SDKD's step: what it computes, what it leaves alone, what it refuses. The proxy's machinery: test_sdkd_proxy.py."""
+"""SDKD's step: what it computes, what it leaves alone, what it refuses. The proxy's machinery:
+test_sdkd_proxy.py.
+"""
 
 import copy
 import math
@@ -6,16 +8,27 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from sdkd_steps import CLASSES, PROXY_WEIGHTS, WEIGHTS, batch, build, config, equal_bits, only, optimizer, step
+from support.sdkd_steps import (
+    CLASSES,
+    PROXY_WEIGHTS,
+    WEIGHTS,
+    batch,
+    build,
+    config,
+    equal_bits,
+    only,
+    optimizer,
+    step,
+)
 from torch import Tensor, nn
 
 from sdkd_plugin.config import epoch_keys, load_config
 from sdkd_plugin.distillers.kd import KD
 from sdkd_plugin.distillers.sdkd import FFB, SDKD, feature_distance, resize
 from sdkd_plugin.distillers.vanilla import Vanilla
-from sdkd_plugin.engine.randomness import torch_seeded
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
+from sdkd_plugin.randomness import torch_seeded
 
 KINDS = ("gate", "concat", "residual")
 ALL_DIFFERENT = dict(zip(WEIGHTS, (0.9, 1.7, 1.3, 0.6, 0.8, 1.1, 1.9), strict=True))
@@ -27,15 +40,22 @@ ALL_DIFFERENT = dict(zip(WEIGHTS, (0.9, 1.7, 1.3, 0.6, 0.8, 1.1, 1.9), strict=Tr
 def slow_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     mean = x.mean((0, 2, 3), keepdim=True)
     var = ((x - mean) ** 2).mean((0, 2, 3), keepdim=True)
-    return (x - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return (x - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[
+        :, None, None
+    ]
 
 
 def slow_fusion(ffb: FFB, kind: str, p: Tensor, t: Tensor) -> Tensor:
-    t = slow_norm(torch.einsum("nchw,dc->ndhw", t, ffb.project[0].weight[:, :, 0, 0]), ffb.project[1])
+    t = slow_norm(
+        torch.einsum("nchw,dc->ndhw", t, ffb.project[0].weight[:, :, 0, 0]), ffb.project[1]
+    )
     both = torch.cat([p, t], 1)
     fuse = ffb.fuse
     if kind == "gate":
-        gates = torch.einsum("nchw,dc->ndhw", both, ffb.gates.weight[:, :, 0, 0]) + ffb.gates.bias[:, None, None]
+        gates = (
+            torch.einsum("nchw,dc->ndhw", both, ffb.gates.weight[:, :, 0, 0])
+            + ffb.gates.bias[:, None, None]
+        )
         a, b = (1 / (1 + (-gates).exp())).chunk(2, 1)
         f = slow_norm(F.conv2d(a * p + b * t, fuse[0].weight, padding=1), fuse[1])
     else:
@@ -46,12 +66,18 @@ def slow_fusion(ffb: FFB, kind: str, p: Tensor, t: Tensor) -> Tensor:
 
 
 def slow_kl(target_logits: Tensor, logits: Tensor, tau: float) -> Tensor:
-    p, q = (z.div(tau).exp() / z.div(tau).exp().sum(1, keepdim=True) for z in (target_logits, logits))
+    p, q = (
+        z.div(tau).exp() / z.div(tau).exp().sum(1, keepdim=True) for z in (target_logits, logits)
+    )
     return tau**2 * (p * (p / q).log()).sum() / len(p)
 
 
-def slow_step(distiller: SDKD, image: Tensor, target: Tensor, kind: str, w: dict, tau: float, ramp: float) -> tuple:
-    """Losses and gradients for resnets: the whole proxy pass, from the image, student and fusion losses apart."""
+def slow_step(
+    distiller: SDKD, image: Tensor, target: Tensor, kind: str, w: dict, tau: float, ramp: float
+) -> tuple:
+    """Losses and gradients for resnets: the whole proxy pass, from the image, student and fusion
+    losses apart.
+    """
     student, proxy = distiller.student, copy.deepcopy(distiller.student).requires_grad_(False)
     z_s, feats = student(image)
     z_t, teacher_feats = distiller.teacher(image)
@@ -66,13 +92,22 @@ def slow_step(distiller: SDKD, image: Tensor, target: Tensor, kind: str, w: dict
     for s, f in zip(feats["feats"][1:], fused, strict=True):
         s, f = s.flatten(1), f.detach().flatten(1)
         distance += (2 - 2 * (s * f).sum(1) / s.norm(dim=1) / f.norm(dim=1)).mean()
-    student_kd = w["TEACHER_WEIGHT"] * slow_kl(z_t, z_s, tau) + w["PROXY_WEIGHT"] * slow_kl(z_p.detach(), z_s, tau)
+    student_kd = w["TEACHER_WEIGHT"] * slow_kl(z_t, z_s, tau) + w["PROXY_WEIGHT"] * slow_kl(
+        z_p.detach(), z_s, tau
+    )
     student_kd = ramp * (student_kd + w["FEAT_WEIGHT"] * distance)
-    fusion_kd = ramp * (w["MUTUAL_WEIGHT"] * slow_kl(z_s.detach(), z_p, tau) + w["PROXY_TEACHER_WEIGHT"] * slow_kl(z_t, z_p, tau))
+    fusion_kd = ramp * (
+        w["MUTUAL_WEIGHT"] * slow_kl(z_s.detach(), z_p, tau)
+        + w["PROXY_TEACHER_WEIGHT"] * slow_kl(z_t, z_p, tau)
+    )
     ce_s, ce_p = w["CE_WEIGHT"] * ce_s, w["PROXY_CE_WEIGHT"] * ce_p
     fusion_parameters = [p for ffb in ffbs for p in ffb.parameters()]
     grads = torch.autograd.grad(ce_s + student_kd, list(student.parameters()), retain_graph=True)
-    return ce_s + ce_p, student_kd + fusion_kd, [*grads, *torch.autograd.grad(ce_p + fusion_kd, fusion_parameters)]
+    return (
+        ce_s + ce_p,
+        student_kd + fusion_kd,
+        [*grads, *torch.autograd.grad(ce_p + fusion_kd, fusion_parameters)],
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,13 +119,17 @@ def test_losses_and_gradients_equal_a_slow_independent_version(kind):
         with torch.no_grad(), torch_seeded(0, "norms"):
             for k in (1, 2, 3):
                 nn.init.normal_(getattr(distiller.proxy.model, f"layer{k}").fusion.fuse[-1].weight)
-    loss_ce, loss_kd, grads = slow_step(copy.deepcopy(distiller), **data, kind=kind, w=ALL_DIFFERENT, tau=3.0, ramp=2 / 5)
+    loss_ce, loss_kd, grads = slow_step(
+        copy.deepcopy(distiller), **data, kind=kind, w=ALL_DIFFERENT, tau=3.0, ramp=2 / 5
+    )
     _, losses = distiller(**data, epoch=2)
     sum(losses.values()).backward()
     torch.testing.assert_close(losses["loss_ce"], loss_ce, rtol=1e-12, atol=0)
     torch.testing.assert_close(losses["loss_kd"], loss_kd, rtol=1e-11, atol=0)
     for (name, parameter), expected in zip(learnable(distiller).items(), grads, strict=True):
-        torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            parameter.grad, expected, rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def learnable(distiller: SDKD) -> dict[str, nn.Parameter]:
@@ -117,7 +156,8 @@ def test_no_loss_of_the_student_reaches_the_fusion():
 def test_only_the_fusion_blocks_are_trainable_in_the_proxy():
     distiller = build()
     assert all(".fusion." in name for name, _ in distiller.proxy.named_parameters())
-    # gate, per stage of C channels: C C_t + 2C (projection), 2 * 2C + 2 (gates), 9 C^2 + 2C (fusion)
+    # gate, per stage of C channels: C C_t + 2C (projection), 2 * 2C + 2 (gates), 9 C^2 + 2C
+    # (fusion)
     expected = sum(c * c + 2 * c + 4 * c + 2 + 9 * c * c + 2 * c for c in (16, 32, 64))
     assert distiller.get_extra_parameters() == expected
 
@@ -168,7 +208,9 @@ def baseline(kind: type, **settings: object):
     with torch_seeded(0, "models"):
         student, teacher = build_model("resnet8", CLASSES), build_model("resnet14", CLASSES)
     overrides = [str(word) for pair in settings.items() for word in pair]
-    return kind(student, None if kind.teacher_from == "none" else teacher, load_config(None, overrides)).train()
+    return kind(
+        student, None if kind.teacher_from == "none" else teacher, load_config(None, overrides)
+    ).train()
 
 
 def test_with_all_weights_but_ce_at_zero_the_student_is_vanilla_bit_for_bit():
@@ -179,7 +221,12 @@ def test_with_all_weights_but_ce_at_zero_the_student_is_vanilla_bit_for_bit():
         sgd = optimizer(distiller)
         for number in range(3):
             step(distiller, sgd, batch(number))
-        states.append((torch.get_rng_state(), [sgd.state[p]["momentum_buffer"] for p in sgd.param_groups[0]["params"]]))
+        states.append(
+            (
+                torch.get_rng_state(),
+                [sgd.state[p]["momentum_buffer"] for p in sgd.param_groups[0]["params"]],
+            )
+        )
     assert equal_bits(vanilla.student, sdkd.student)  # batch-norm buffers included
     assert torch.equal(states[0][0], states[1][0])
     assert all(torch.equal(a, b) for a, b in zip(states[0][1], states[1][1], strict=True))
@@ -219,7 +266,9 @@ def test_residual_fusion_starts_as_the_student_itself():
     distiller = build(FUSION="residual", loss={"FEAT_WEIGHT": 1.0})
     z_s, feats = distiller.student(batch()["image"])
     teacher_feats = distiller.teacher(batch()["image"])[1]["feats"]
-    z_p, fused = distiller.proxy(batch()["image"], distiller.student, feats["feats"], dict(enumerate(teacher_feats)), 1)
+    z_p, fused = distiller.proxy(
+        batch()["image"], distiller.student, feats["feats"], dict(enumerate(teacher_feats)), 1
+    )
     assert torch.equal(z_p, z_s)
     assert all(torch.equal(f, s) for f, s in zip(fused[1:], feats["feats"][1:], strict=True))
     sgd = optimizer(distiller)
@@ -247,8 +296,14 @@ def test_resize_pools_down_and_interpolates_up():
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     assert resize(x, torch.Size([4, 4])) is x
     assert resize(x, torch.Size([2, 2])).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    # pixel centres of the larger grid lie at -1/4, 1/4, 3/4, 5/4 of the smaller; outside it the border value holds
-    assert resize(torch.tensor([[[[0.0, 4.0]] * 2]]), torch.Size([4, 4]))[0, 0, 0].tolist() == [0.0, 1.0, 3.0, 4.0]
+    # pixel centres of the larger grid lie at -1/4, 1/4, 3/4, 5/4 of the smaller; outside it the
+    # border value holds
+    assert resize(torch.tensor([[[[0.0, 4.0]] * 2]]), torch.Size([4, 4]))[0, 0, 0].tolist() == [
+        0.0,
+        1.0,
+        3.0,
+        4.0,
+    ]
 
 
 def test_feature_distance_by_hand():
@@ -293,7 +348,9 @@ def test_of_a_vgg_teacher_the_fusion_sees_the_maps_before_the_relu():
     distiller = build("resnet8", "vgg8")
     t = distiller.teacher(batch()["image"])[1]["preact_feats"]
     seen = seen_by_fusion(distiller)
-    assert seen.keys() == {1, 2, 3} and all(torch.equal(seen[k], t[k + 1]) and seen[k].min() < 0 for k in seen)
+    assert seen.keys() == {1, 2, 3} and all(
+        torch.equal(seen[k], t[k + 1]) and seen[k].min() < 0 for k in seen
+    )
 
 
 # --- pairing and refusals
@@ -310,7 +367,10 @@ def test_of_a_vgg_teacher_the_fusion_sees_the_maps_before_the_relu():
 def test_student_stage_k_of_n_pairs_with_teacher_stage_ceil_km_over_n(student, teacher, pairs):
     distiller = build(student, teacher)
     assert distiller.pairs == pairs
-    assert all(j == math.ceil(k * len(distiller.teacher_family.stages) / len(pairs)) for k, j in pairs.items())
+    assert all(
+        j == math.ceil(k * len(distiller.teacher_family.stages) / len(pairs))
+        for k, j in pairs.items()
+    )
 
 
 def test_stages_are_those_asked_for():
@@ -336,7 +396,11 @@ def test_bad_stages_are_refused_with_the_allowed_range(stages):
         ("EMA_DECAY", 1.5, r"SDKD.EMA_DECAY is 1.5; allowed: from 0 to 1.0"),
         ("WARMUP", -1, r"SDKD.WARMUP is -1; allowed: from 0"),
         ("LOSS.MUTUAL_WEIGHT", -0.5, r"SDKD.LOSS.MUTUAL_WEIGHT is -0.5; allowed: from 0"),
-        ("SYNC", "checkpoint", r"SDKD.SYNC_CKPT is '' with SDKD.SYNC 'checkpoint'; only checkpoint has a file"),
+        (
+            "SYNC",
+            "checkpoint",
+            r"SDKD.SYNC_CKPT is '' with SDKD.SYNC 'checkpoint'; only checkpoint has a file",
+        ),
         ("SYNC_CKPT", "a.pth", r"SDKD.SYNC_CKPT is 'a.pth' with SDKD.SYNC 'step'; only checkpoint"),
     ],
 )
@@ -358,7 +422,11 @@ class Bare(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layer1, self.layer2, self.layer3 = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, CLASSES, 1)
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Conv2d(3, 4, 1),
+            nn.Conv2d(4, 4, 1),
+            nn.Conv2d(4, CLASSES, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
@@ -367,8 +435,13 @@ class Bare(nn.Module):
 def test_an_unsupported_architecture_is_refused_by_its_class_and_the_families():
     good = build_model("resnet8", CLASSES)
     for models in ((Plain(), good), (good, Plain())):
-        with pytest.raises(UserError, match="no stages in Plain; supported families: .*resnet.*vgg.*wrn.*MobileNetV2"):
+        with pytest.raises(
+            UserError,
+            match="no stages in Plain; supported families: .*resnet.*vgg.*wrn.*MobileNetV2",
+        ):
             SDKD(*models, config())
     for models in ((Bare(), good), (good, Bare())):
-        with pytest.raises(UserError, match="Bare has the stages of resnet .* does not return .*feats"):
+        with pytest.raises(
+            UserError, match="Bare has the stages of resnet .* does not return .*feats"
+        ):
             SDKD(*models, config())

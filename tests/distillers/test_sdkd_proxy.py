@@ -1,4 +1,6 @@
-"""SDKD's proxy teacher: a copy of the student that holds no weights of its own, on every family, host and device layout."""
+"""SDKD's proxy teacher: a copy of the student that holds no weights of its own, on every family,
+host and device layout.
+"""
 
 import copy
 import importlib
@@ -7,7 +9,7 @@ import os
 
 import pytest
 import torch
-from sdkd_steps import CLASSES, batch, build, config, equal_bits, optimizer, step
+from support.sdkd_steps import CLASSES, batch, build, config, equal_bits, optimizer, step
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,14 +18,18 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 
 FAST, SLOW = ("resnet8", "wrn_16_1", "vgg8", "MobileNetV2"), ("ResNet18", "ShuffleV1", "ShuffleV2")
-every_family = pytest.mark.parametrize("student", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+every_family = pytest.mark.parametrize(
+    "student", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
 
 
 def run_proxy(distiller: SDKD, image: Tensor, epoch: int = 1) -> tuple[Tensor, list[Tensor]]:
     """z_P and P's maps."""
     feats = distiller.student(image)[1]
     teacher_maps = distiller._teacher_maps(distiller.teacher(image)[1])
-    return distiller.proxy(image, distiller.student, feats[distiller.proxy.family.maps], teacher_maps, epoch)
+    return distiller.proxy(
+        image, distiller.student, feats[distiller.proxy.family.maps], teacher_maps, epoch
+    )
 
 
 # --- the shortened pass
@@ -31,7 +37,9 @@ def run_proxy(distiller: SDKD, image: Tensor, epoch: int = 1) -> tuple[Tensor, l
 
 @every_family
 def test_starting_from_the_students_map_equals_the_full_pass_bit_for_bit(student):
-    """SYNC epoch copies the weights in a new epoch and passes P from the image on: here in every step."""
+    """SYNC epoch copies the weights in a new epoch and passes P from the image on: here in every
+    step.
+    """
     n = len(find_family(build_model(student, CLASSES)).stages)
     for stages in ([], [2], [n]):
         short = build(student, STAGES=stages, SYNC="step", loss={"FEAT_WEIGHT": 0.5})
@@ -39,12 +47,17 @@ def test_starting_from_the_students_map_equals_the_full_pass_bit_for_bit(student
         assert short.proxy.starts_inside and not full.proxy.starts_inside
         optimizers = optimizer(short), optimizer(full)
         for number in range(2):
-            losses = [step(d, sgd, batch(number, n=4), epoch=number) for d, sgd in zip((short, full), optimizers, strict=True)]
+            losses = [
+                step(d, sgd, batch(number, n=4), epoch=number)
+                for d, sgd in zip((short, full), optimizers, strict=True)
+            ]
             assert losses[0] == losses[1]
         assert equal_bits(short.student, full.student)
         for k in short.proxy.stages:
             path = f"{short.proxy.family.stages[k - 1]}.fusion"
-            assert equal_bits(short.proxy.model.get_submodule(path), full.proxy.model.get_submodule(path))
+            assert equal_bits(
+                short.proxy.model.get_submodule(path), full.proxy.model.get_submodule(path)
+            )
 
 
 def test_the_shortened_pass_runs_nothing_before_the_first_fused_stage():
@@ -59,14 +72,20 @@ def test_the_shortened_pass_runs_nothing_before_the_first_fused_stage():
 
 @every_family
 def test_no_operation_changes_the_students_maps(student):
-    for settings in ({}, {"STAGES": "[2]", "FUSION": "residual"}, {"PROXY_BN": "student", "FUSION": "concat"}):
+    for settings in (
+        {},
+        {"STAGES": "[2]", "FUSION": "residual"},
+        {"PROXY_BN": "student", "FUSION": "concat"},
+    ):
         distiller = build(student, **settings)
         image = batch(n=4)["image"]
         feats = distiller.student(image)[1]
         maps = [*feats["feats"], *feats["preact_feats"]]
         copies, versions = [m.clone() for m in maps], [m._version for m in maps]
         teacher_maps = distiller._teacher_maps(distiller.teacher(image)[1])
-        distiller.proxy(image, distiller.student, feats[distiller.proxy.family.maps], teacher_maps, 1)
+        distiller.proxy(
+            image, distiller.student, feats[distiller.proxy.family.maps], teacher_maps, 1
+        )
         assert [m._version for m in maps] == versions
         assert all(torch.equal(m, c) for m, c in zip(maps, copies, strict=True))
 
@@ -92,27 +111,47 @@ def test_after_training_p_still_has_the_students_current_weights():
     for number in range(3):
         step(distiller, sgd, batch(number))
     distiller(**batch(3))
-    own, theirs = dict(distiller.proxy.model.named_modules()), dict(distiller.student.named_modules())
+    own, theirs = (
+        dict(distiller.proxy.model.named_modules()),
+        dict(distiller.student.named_modules()),
+    )
     assert len(distiller.proxy.shared) > 10
     for path, student_path, names in distiller.proxy.shared:
         for name in names:
             mine = getattr(own[path], name)
             assert torch.equal(mine, getattr(theirs[student_path], name))
-            assert not mine.requires_grad and mine.grad_fn is None and not isinstance(mine, nn.Parameter)
+            assert (
+                not mine.requires_grad
+                and mine.grad_fn is None
+                and not isinstance(mine, nn.Parameter)
+            )
 
 
 def test_state_holds_the_proxys_fusion_and_buffers_but_no_copy_of_the_students_weights():
     distiller = build()
-    keys = [key for key in distiller.state_dict() if key.startswith("proxy.") and ".fusion." not in key]
-    assert keys and {key.rpartition(".")[2] for key in keys} == {"synced", "running_mean", "running_var", "num_batches_tracked"}
+    keys = [
+        key for key in distiller.state_dict() if key.startswith("proxy.") and ".fusion." not in key
+    ]
+    assert keys and {key.rpartition(".")[2] for key in keys} == {
+        "synced",
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
 
 
 def leftovers(distiller: SDKD) -> list[tuple[str, str]]:
-    """Attributes of the proxy's modules, outside the registered tensors, that hold a graph or a map."""
+    """Attributes of the proxy's modules, outside the registered tensors, that hold a graph or a
+    map.
+    """
     found = []
     for path, module in distiller.proxy.named_modules():
         for name, value in vars(module).items():
-            if isinstance(value, Tensor) and ".fusion" not in path and (value.requires_grad or isinstance(module, ProxyStage)):
+            if (
+                isinstance(value, Tensor)
+                and ".fusion" not in path
+                and (value.requires_grad or isinstance(module, ProxyStage))
+            ):
                 found.append((path, name))
     return found
 
@@ -123,7 +162,13 @@ def test_nothing_is_left_behind_by_a_step_nor_by_a_failing_one():
     assert leftovers(distiller) == []
     s = distiller.student(batch()["image"])[1]["feats"]
     with pytest.raises(RuntimeError):  # teacher maps with channels that no projection takes
-        distiller.proxy(batch()["image"], distiller.student, s, {k: torch.zeros(8, 5, 4, 4) for k in (1, 2, 3)}, 1)
+        distiller.proxy(
+            batch()["image"],
+            distiller.student,
+            s,
+            {k: torch.zeros(8, 5, 4, 4) for k in (1, 2, 3)},
+            1,
+        )
     assert leftovers(distiller) == []
 
 
@@ -158,10 +203,12 @@ def test_moving_the_distiller_moves_the_proxy():
 
 
 def replicate(module: nn.Module, change: float, same_device: bool = False) -> nn.Module:
-    """What torch.nn.parallel.replicate makes of a module: weights are plain tensors, no longer leaves nor listed.
+    """What torch.nn.parallel.replicate makes of a module: weights are plain tensors, no longer
+    leaves nor listed.
 
     Args:
-        change: factor on every weight, so that a replica that looks elsewhere for them is found out.
+        change: factor on every weight, so that a replica that looks elsewhere for them is found
+            out.
         same_device: the first replica shares the module's buffers, the others have copies.
     """
     replicas = {m: m._replicate_for_data_parallel() for m in module.modules()}
@@ -178,7 +225,9 @@ def replicate(module: nn.Module, change: float, same_device: bool = False) -> nn
     return replicas[module]
 
 
-@pytest.mark.parametrize("settings", [{}, {"STAGES": "[2]"}, {"PROXY_BN": "student"}, {"SYNC": "init"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"STAGES": "[2]"}, {"PROXY_BN": "student"}, {"SYNC": "init"}], ids=str
+)
 @pytest.mark.parametrize("student", ["resnet8", "wrn_16_1"])
 def test_a_replica_runs_its_own_students_weights(student, settings):
     distiller = build(student, **settings)
@@ -198,13 +247,18 @@ def test_a_replica_runs_its_own_students_weights(student, settings):
     assert leftovers(replica) == []
     sum(losses.values()).backward()
     sum(losses_expected.values()).backward()
-    for p, q in zip(distiller.get_learnable_parameters(), expected.get_learnable_parameters(), strict=True):
-        torch.testing.assert_close(p.grad, 1.25 * q.grad)  # through the replica to the original's leaves
+    for p, q in zip(
+        distiller.get_learnable_parameters(), expected.get_learnable_parameters(), strict=True
+    ):
+        # through the replica to the original's leaves
+        torch.testing.assert_close(p.grad, 1.25 * q.grad)
 
 
 @pytest.mark.parametrize("sync", ["epoch", "init", "ema"])
 def test_what_the_first_replica_copies_outlives_it(sync):
-    """As with batch norm's statistics: the first replica shares the module's buffers, changed in place."""
+    """As with batch norm's statistics: the first replica shares the module's buffers, changed in
+    place.
+    """
     distiller = build(SYNC=sync)
     replica = replicate(distiller, change=1.5, same_device=True)
     replica(**batch(), epoch=3)
@@ -236,7 +290,11 @@ def test_sync_init_keeps_the_weights_of_the_first_step():
 
 def test_sync_epoch_copies_when_the_epoch_changes():
     students, proxies = weights_over_three_steps(SYNC="epoch")
-    assert torch.equal(proxies[0], students[0]) and torch.equal(proxies[1], students[0]) and torch.equal(proxies[2], students[2])
+    assert (
+        torch.equal(proxies[0], students[0])
+        and torch.equal(proxies[1], students[0])
+        and torch.equal(proxies[2], students[2])
+    )
 
 
 def test_sync_ema_averages_from_the_first_step_on():
@@ -257,7 +315,8 @@ def test_sync_checkpoint_keeps_the_trained_students_weights(tmp_path, norms):
     distiller = build(SYNC="checkpoint", SYNC_CKPT=path, PROXY_BN=norms, FUSION="residual")
     sgd = optimizer(distiller)
     z_p, _ = run_proxy(distiller, batch()["image"])
-    assert torch.equal(z_p, trained.train(norms == "batch")(batch()["image"])[0])  # the fusion starts as the identity
+    # the fusion starts as the identity
+    assert torch.equal(z_p, trained.train(norms == "batch")(batch()["image"])[0])
     for number in range(2):
         step(distiller, sgd, batch(number))
     assert torch.equal(distiller.proxy.model.conv1.weight, trained.conv1.weight)
@@ -266,15 +325,26 @@ def test_sync_checkpoint_keeps_the_trained_students_weights(tmp_path, norms):
 
 
 def test_a_bad_checkpoint_is_refused_with_the_file_and_what_is_wanted(tmp_path):
-    for name, content in (("other.pth", {"model": build_model("resnet14", CLASSES).state_dict()}), ("no_model.pth", {"x": 1})):
+    for name, content in (
+        ("other.pth", {"model": build_model("resnet14", CLASSES).state_dict()}),
+        ("no_model.pth", {"x": 1}),
+    ):
         torch.save(content, tmp_path / name)
     (tmp_path / "text.pth").write_text("no checkpoint")
     for name in ("other.pth", "no_model.pth", "text.pth", "missing.pth"):
-        with pytest.raises(UserError, match=rf"SDKD.SYNC_CKPT: .*{name}.*wanted: {{'model': state_dict}} of a trained student"):
+        with pytest.raises(
+            UserError,
+            match=rf"SDKD.SYNC_CKPT: .*{name}.*wanted: {{'model': state_dict}} of a trained"
+            " student",
+        ):
             build(SYNC="checkpoint", SYNC_CKPT=tmp_path / name)
 
 
-@pytest.mark.parametrize("settings", [{"SYNC": s} for s in ("step", "epoch", "init", "ema")] + [{"PROXY_BN": "student"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"SYNC": s} for s in ("step", "epoch", "init", "ema")] + [{"PROXY_BN": "student"}],
+    ids=str,
+)
 def test_an_interrupted_run_goes_on_with_the_same_bits(settings):
     whole, resumed = build(**settings), build(seed=1, **settings)
     sgd = optimizer(whole)
@@ -284,7 +354,9 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(settings):
     resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
     sgd_resumed.load_state_dict(copy.deepcopy(sgd.state_dict()))
     for number, epoch in ((2, 1), (3, 2)):
-        assert step(whole, sgd, batch(number), epoch) == step(resumed, sgd_resumed, batch(number), epoch)
+        assert step(whole, sgd, batch(number), epoch) == step(
+            resumed, sgd_resumed, batch(number), epoch
+        )
     assert equal_bits(whole, resumed)
 
 
@@ -295,25 +367,34 @@ def test_proxy_bn_student_uses_the_students_running_statistics():
     distiller = build(PROXY_BN="student", FUSION="residual")
     sgd = optimizer(distiller)
     step(distiller, sgd, batch(0))
-    distiller = build(PROXY_BN="student", FUSION="residual")  # the fusion at its start: P is the student, norms in eval mode
+    # the fusion at its start: P is the student, norms in eval mode
+    distiller = build(PROXY_BN="student", FUSION="residual")
     distiller.student(batch(5)["image"])
     z_p, _ = run_proxy(distiller, batch()["image"])
     expected = copy.deepcopy(distiller.student).eval()(batch()["image"])[0]
     assert torch.equal(z_p, expected)
     fusion = distiller.proxy.model.layer1.fusion
-    assert fusion.training and fusion.project[1].num_batches_tracked == 1  # the fusion's own norms do use the batch
-    assert not distiller.proxy.model.bn1.training and distiller.proxy.model.bn1.num_batches_tracked == 0
+    # the fusion's own norms do use the batch
+    assert fusion.training and fusion.project[1].num_batches_tracked == 1
+    assert (
+        not distiller.proxy.model.bn1.training
+        and distiller.proxy.model.bn1.num_batches_tracked == 0
+    )
 
 
 @pytest.mark.parametrize("norms", ["batch", "student"])
 def test_two_forwards_before_one_backward_as_in_gradient_accumulation(norms):
-    """The second forward changes S's running statistics in place, which the first one's graph must not need."""
+    """The second forward changes S's running statistics in place, which the first one's graph must
+    not need.
+    """
     together, apart = build(PROXY_BN=norms), build(PROXY_BN=norms)
     losses = [sum(together(**batch(number))[1].values()) for number in range(2)]
     sum(losses).backward()
     for number in range(2):
         sum(apart(**batch(number))[1].values()).backward()
-    for p, q in zip(together.get_learnable_parameters(), apart.get_learnable_parameters(), strict=True):
+    for p, q in zip(
+        together.get_learnable_parameters(), apart.get_learnable_parameters(), strict=True
+    ):
         torch.testing.assert_close(p.grad, q.grad)
 
 
@@ -322,7 +403,8 @@ def test_proxy_bn_batch_moves_its_own_statistics():
     step(distiller, optimizer(distiller), batch())
     own = distiller.proxy.model.layer2.stage[0].bn1
     assert own.num_batches_tracked == 1
-    assert not torch.equal(own.running_mean, distiller.student.layer2[0].bn1.running_mean)  # it sees the fused map
+    # it sees the fused map
+    assert not torch.equal(own.running_mean, distiller.student.layer2[0].bn1.running_mean)
 
 
 # --- pairs, precisions, hosts
@@ -345,7 +427,8 @@ PAIRS = [  # teacher, student, slow
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student"), [pytest.param(t, s, marks=[pytest.mark.slow] if slow else []) for t, s, slow in PAIRS]
+    ("teacher", "student"),
+    [pytest.param(t, s, marks=[pytest.mark.slow] if slow else []) for t, s, slow in PAIRS],
 )
 @pytest.mark.parametrize("kind", ["gate", "concat", "residual"])
 def test_two_steps_of_every_pair(teacher, student, kind):
@@ -354,16 +437,26 @@ def test_two_steps_of_every_pair(teacher, student, kind):
     for number in range(2):
         losses = step(distiller, sgd, batch(number, size=32, n=4))
         assert all(torch.isfinite(value) for value in losses.values())
-    after, trainable = distiller.state_dict(), {n for n, _ in distiller.named_parameters() if not n.startswith("teacher.")}
+    after, trainable = (
+        distiller.state_dict(),
+        {n for n, _ in distiller.named_parameters() if not n.startswith("teacher.")},
+    )
     assert [n for n in trainable if torch.equal(before[n], after[n])] == []
-    assert [n for n in after if n.startswith("teacher.") and not torch.equal(before[n], after[n])] == []
+    assert [
+        n for n in after if n.startswith("teacher.") and not torch.equal(before[n], after[n])
+    ] == []
 
 
 @pytest.mark.parametrize("kind", ["gate", "concat", "residual"])
-@pytest.mark.parametrize(("student", "teacher"), [("resnet8", "wrn_16_1"), ("MobileNetV2", "resnet8"), ("vgg8", "MobileNetV2")])
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [("resnet8", "wrn_16_1"), ("MobileNetV2", "resnet8"), ("vgg8", "MobileNetV2")],
+)
 def test_bfloat16_autocast_in_channels_last(student, teacher, kind):
     """Maps of the teacher larger and smaller than the student's."""
-    distiller = build(student, teacher, FUSION=kind, loss={"FEAT_WEIGHT": 0.5}).to(memory_format=torch.channels_last)
+    distiller = build(student, teacher, FUSION=kind, loss={"FEAT_WEIGHT": 0.5}).to(
+        memory_format=torch.channels_last
+    )
     data = batch(n=4)
     data["image"] = data["image"].to(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -398,7 +491,13 @@ def mdistiller(monkeypatch):
 )
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"STAGES": "[2]"}, {"STAGES": "[3]"}, {"SYNC": "epoch", "FUSION": "concat"}, {"PROXY_BN": "student", "STAGES": "[2]"}],
+    [
+        {},
+        {"STAGES": "[2]"},
+        {"STAGES": "[3]"},
+        {"SYNC": "epoch", "FUSION": "concat"},
+        {"PROXY_BN": "student", "STAGES": "[2]"},
+    ],
     ids=str,
 )
 def test_on_mdistillers_own_models_it_computes_the_same(mdistiller, teacher, student, settings):
@@ -412,7 +511,8 @@ def test_on_mdistillers_own_models_it_computes_the_same(mdistiller, teacher, stu
     theirs.proxy.load_state_dict(ours.proxy.state_dict(), strict=False)
     for module in [*ours.student.modules(), *theirs.student.modules()]:
         if isinstance(module, _BatchNorm):
-            module.momentum = 1.0  # mdistiller's WRN moves three of its norms twice a step: with 1 that changes nothing
+            # mdistiller's WRN moves three of its norms twice a step: with 1 that changes nothing
+            module.momentum = 1.0
     data = batch(size=32, n=4, dtype=torch.float64)
     results = [distiller(**data) for distiller in (ours, theirs)]
     torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-9, atol=1e-9)
@@ -422,5 +522,7 @@ def test_on_mdistillers_own_models_it_computes_the_same(mdistiller, teacher, stu
         torch.testing.assert_close(theirs.terms[name], value, rtol=1e-8, atol=1e-10)
     for _, losses in results:
         sum(losses.values()).backward()
-    for p, q in zip(ours.get_learnable_parameters(), theirs.get_learnable_parameters(), strict=True):
+    for p, q in zip(
+        ours.get_learnable_parameters(), theirs.get_learnable_parameters(), strict=True
+    ):
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-5, atol=1e-8)

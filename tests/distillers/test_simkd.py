@@ -1,16 +1,18 @@
-"""SimKD: the map loss, what is trained, and the network that ships: student, projector, the teacher's classifier."""
+"""SimKD: the map loss, what is trained, and the network that ships: student, projector, the
+teacher's classifier.
+"""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import formula
+from support.oracles import formula
 from torch import Tensor
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.distillers.simkd import SimKD, map_loss
-from sdkd_plugin.engine.randomness import torch_seeded
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
+from sdkd_plugin.randomness import torch_seeded
 
 N = 4
 TARGET = torch.arange(N)
@@ -40,26 +42,34 @@ def test_the_teachers_own_map_gives_zero_and_scaling_by_c_gives_c_squared():
 
 def test_gradient_is_that_of_finite_differences():
     b = formula((2, 2, 4, 4), "b")
-    assert torch.autograd.gradcheck(lambda a: map_loss(a, b), formula((2, 2, 2, 2), "a").requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda a: map_loss(a, b), formula((2, 2, 2, 2), "a").requires_grad_()
+    )
 
 
 def slow_map(distiller: SimKD, x: Tensor) -> Tensor:
     for k in (0, 3, 6):
         conv, norm = distiller.projector[k], distiller.projector[k + 1]
         x = F.conv2d(x, conv.weight, padding=conv.weight.shape[2] // 2)
-        x = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), unbiased=False, keepdim=True) + norm.eps).sqrt()
+        x = (x - x.mean((0, 2, 3), keepdim=True)) / (
+            x.var((0, 2, 3), unbiased=False, keepdim=True) + norm.eps
+        ).sqrt()
         x = (x * norm.weight[:, None, None] + norm.bias[:, None, None]).clamp(min=0)
     return x
 
 
-@pytest.mark.parametrize("pair", ["resnet8x4/resnet8", "wrn_16_2/wrn_16_1", "vgg8/resnet8", "resnet8/ShuffleV1"])
+@pytest.mark.parametrize(
+    "pair", ["resnet8x4/resnet8", "wrn_16_2/wrn_16_1", "vgg8/resnet8", "resnet8/ShuffleV1"]
+)
 def test_one_step_equals_the_definition(pair):
     """In vgg8/resnet8 the student's map is twice the teacher's, in resnet8/ShuffleV1 half of it."""
     distiller = build("SIMKD.FEAT_WEIGHT", "3.0", "SIMKD.CE_WEIGHT", "0.5", pair=pair).double()
     image = formula((N, 3, 16, 16), "image")
     own, goal = distiller.student(image)[1]["head_in"], distiller.teacher(image)[1]["head_in"]
     side = min(own.shape[2], goal.shape[2])
-    own, goal = (m.unflatten(2, (side, -1)).unflatten(4, (side, -1)).mean((3, 5)) for m in (own, goal))
+    own, goal = (
+        m.unflatten(2, (side, -1)).unflatten(4, (side, -1)).mean((3, 5)) for m in (own, goal)
+    )
     projected = slow_map(distiller, own)
     squares = sum((projected[i] - goal[i]).square().sum() for i in range(N)) / goal.numel()
     classifier = distiller.teacher.classifier_module()
@@ -67,16 +77,22 @@ def test_one_step_equals_the_definition(pair):
     logits, losses = distiller(image=image, target=TARGET)
     torch.testing.assert_close(logits, z)
     assert losses["loss_kd"].item() == pytest.approx(3 * squares.item(), rel=1e-10)
-    assert losses["loss_ce"].item() == pytest.approx(0.5 * F.cross_entropy(z, TARGET).item(), rel=1e-10)
+    assert losses["loss_ce"].item() == pytest.approx(
+        0.5 * F.cross_entropy(z, TARGET).item(), rel=1e-10
+    )
 
 
 def test_labels_do_not_matter_by_default():
     def gradients(target: Tensor) -> list[Tensor]:
         distiller = build()
-        sum(distiller(image=formula((N, 3, 8, 8), "image").float(), target=target)[1].values()).backward()
+        sum(
+            distiller(image=formula((N, 3, 8, 8), "image").float(), target=target)[1].values()
+        ).backward()
         return [p.grad for p in distiller.get_learnable_parameters()]
 
-    assert all(torch.equal(a, b) for a, b in zip(gradients(TARGET), gradients(9 - TARGET), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(gradients(TARGET), gradients(9 - TARGET), strict=True)
+    )
 
 
 def test_a_wrn_teacher_is_matched_where_its_map_is_not_negative():
@@ -107,11 +123,13 @@ def test_what_ships_is_student_projector_and_the_teachers_classifier(student):
     assert not head & {id(p) for p in network.parameters()}
     expected = sum(p.numel() for p in distiller.get_learnable_parameters()) + 256 * 10 + 10
     assert sum(p.numel() for p in network.parameters()) == expected
-    assert distiller.student.classifier_module() is not None  # taking it out left the student itself whole
+    # taking it out left the student itself whole
+    assert distiller.student.classifier_module() is not None
 
 
 def test_the_projectors_size_is_the_published_one():
-    # README of the authors' code, resnet8x4 taught by resnet32x4, factor 2; resnet8x4 as teacher has the same map
+    # README of the authors' code, resnet8x4 taught by resnet32x4, factor 2; resnet8x4 as teacher
+    # has the same map
     distiller = build(pair="resnet8x4/resnet8x4")
     assert sum(p.numel() for p in distiller.projector.parameters()) == 214016
 

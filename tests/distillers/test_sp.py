@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles import formula, load
+from support.oracles import formula, load
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.distillers.sp import sp_loss
@@ -13,14 +13,18 @@ def test_value_and_gradient_are_mdistillers():
     student = formula((8, 64, 8, 8), "s2").relu().requires_grad_()
     loss = sp_loss(student, formula((8, 128, 8, 8), "t2").relu())
     assert loss.item() == pytest.approx(expected["value"], rel=1e-8)
-    assert torch.autograd.grad(loss, student)[0].norm().item() == pytest.approx(expected["grad_norms"][0], rel=1e-8)
+    assert torch.autograd.grad(loss, student)[0].norm().item() == pytest.approx(
+        expected["grad_norms"][0], rel=1e-8
+    )
 
 
 def test_hand_computed():
     apart = torch.eye(2).view(2, 2, 1, 1)  # G is the identity
     alike = torch.tensor([[3.0], [3.0]]).view(2, 1, 1, 1)  # all entries equal: rows (1, 1) / sqrt 2
     half = 0.5**0.5
-    assert sp_loss(apart, alike).item() == pytest.approx((2 * (1 - half) ** 2 + 2 * 0.5) / 4, rel=1e-6)
+    assert sp_loss(apart, alike).item() == pytest.approx(
+        (2 * (1 - half) ** 2 + 2 * 0.5) / 4, rel=1e-6
+    )
 
 
 def test_slow_version():
@@ -52,7 +56,10 @@ def test_equal_similarities_cost_nothing():
 
 
 def test_gradient_is_that_of_finite_differences():
-    assert torch.autograd.gradcheck(lambda s: sp_loss(s, formula((4, 2, 3, 3), "t")), formula((4, 3, 2, 2), "s").requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda s: sp_loss(s, formula((4, 2, 3, 3), "t")),
+        formula((4, 3, 2, 2), "s").requires_grad_(),
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 500.0])

@@ -3,14 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import formula
+from support.oracles import formula
 from torch import Tensor, nn
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.distillers.srrl import SRRL, Connector, srrl_losses
-from sdkd_plugin.engine.randomness import torch_seeded
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
+from sdkd_plugin.randomness import torch_seeded
 
 N, D, K = 4, 6, 5
 
@@ -33,7 +33,9 @@ def test_hand_computed():
     h.weight.copy_(torch.tensor([[1.0, 2.0]]))
     h.bias.fill_(0.5)
     # a - b = (1, -2): mean of squares 5/2; h(a) = 1 + 0 + 0.5, z_T = 3: squared 2.25
-    matching, regression = srrl_losses(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0]]), h)
+    matching, regression = srrl_losses(
+        torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0]]), h
+    )
     assert (matching.item(), regression.item()) == (2.5, 2.25)
 
 
@@ -44,9 +46,14 @@ def test_both_losses_equal_an_independent_version():
         for j in range(D):
             matching += (a[i, j] - b[i, j]).item() ** 2 / (N * D)
         for k in range(K):
-            logit = sum(layer.weight[k, j].item() * a[i, j].item() for j in range(D)) + layer.bias[k].item()
+            logit = (
+                sum(layer.weight[k, j].item() * a[i, j].item() for j in range(D))
+                + layer.bias[k].item()
+            )
             regression += (logit - z[i, k].item()) ** 2 / (N * K)
-    assert [loss.item() for loss in srrl_losses(a, b, z, layer)] == pytest.approx([matching, regression], rel=1e-10)
+    assert [loss.item() for loss in srrl_losses(a, b, z, layer)] == pytest.approx(
+        [matching, regression], rel=1e-10
+    )
 
 
 def test_the_teachers_own_features_give_zero_with_zero_gradient():
@@ -78,7 +85,9 @@ def slow_connector(connector: Connector, x: Tensor) -> Tensor:
     """relu(BN(conv1x1)) in train mode on maps [N, C, H, W]."""
     conv, norm = connector.transfer[0], connector.transfer[1]
     y = torch.einsum("nchw,dc->ndhw", x, conv.weight[:, :, 0, 0])
-    y = (y - y.mean((0, 2, 3), keepdim=True)) / (y.var((0, 2, 3), unbiased=False, keepdim=True) + norm.eps).sqrt()
+    y = (y - y.mean((0, 2, 3), keepdim=True)) / (
+        y.var((0, 2, 3), unbiased=False, keepdim=True) + norm.eps
+    ).sqrt()
     return (y * norm.weight[:, None, None] + norm.bias[:, None, None]).clamp(min=0)
 
 
@@ -86,7 +95,18 @@ def slow_connector(connector: Connector, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("pair", ["resnet14/resnet8", "wrn_16_2/wrn_16_1"])
 def test_one_step_equals_the_definition(kind, pair):
     teacher, student = pair.split("/")
-    words = ("SRRL.CE_WEIGHT", "0.5", "SRRL.KD_WEIGHT", "0.7", "SRRL.T", "2.0", "SRRL.FM_WEIGHT", "3.0", "SRRL.SR_WEIGHT", "1.5")
+    words = (
+        "SRRL.CE_WEIGHT",
+        "0.5",
+        "SRRL.KD_WEIGHT",
+        "0.7",
+        "SRRL.T",
+        "2.0",
+        "SRRL.FM_WEIGHT",
+        "3.0",
+        "SRRL.SR_WEIGHT",
+        "1.5",
+    )
     distiller = build("SRRL.CONNECTOR", kind, *words, student=student, teacher=teacher).double()
     image, target = formula((N, 3, 8, 8), "image"), torch.arange(N)
     z_s, feats = distiller.student(image)
@@ -96,12 +116,18 @@ def test_one_step_equals_the_definition(kind, pair):
     else:
         a = slow_connector(distiller.connector, feats["pooled_feat"][:, :, None, None])[:, :, 0, 0]
     matching = (a - goals["head_in"].mean((2, 3))).square().mean()
-    regression = (F.linear(a, distiller.teacher.fc.weight, distiller.teacher.fc.bias) - z_t).square().mean()
+    regression = (
+        (F.linear(a, distiller.teacher.fc.weight, distiller.teacher.fc.bias) - z_t).square().mean()
+    )
     p, q = (z_t / 2).softmax(1), (z_s / 2).softmax(1)
     kd = 4 * (p * (p / q).log()).sum() / N
     logits, losses = distiller(image=image, target=target)
-    assert losses["loss_kd"].item() == pytest.approx((3 * matching + 1.5 * regression + 0.7 * kd).item(), rel=1e-9)
-    assert losses["loss_ce"].item() == pytest.approx(0.5 * F.cross_entropy(z_s, target).item(), rel=1e-12)
+    assert losses["loss_kd"].item() == pytest.approx(
+        (3 * matching + 1.5 * regression + 0.7 * kd).item(), rel=1e-9
+    )
+    assert losses["loss_ce"].item() == pytest.approx(
+        0.5 * F.cross_entropy(z_s, target).item(), rel=1e-12
+    )
     assert torch.equal(logits, z_s)
 
 
@@ -125,5 +151,7 @@ def test_the_two_connectors_differ_and_start_as_the_authors_do():
 
 
 def test_an_unknown_connector_is_refused():
-    with pytest.raises(UserError, match="unknown connector 'maps' in SRRL.CONNECTOR: did you mean 'map'"):
+    with pytest.raises(
+        UserError, match="unknown connector 'maps' in SRRL.CONNECTOR: did you mean 'map'"
+    ):
         build("SRRL.CONNECTOR", "maps")

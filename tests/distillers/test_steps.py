@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles import fill, formula, load
+from support.oracles import fill, formula, load
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.models import build_model
@@ -23,9 +23,13 @@ def test_three_steps_equal_mdistillers(key):
     teacher_name, student_name = pair.split("/")
     student = fill(build_model(student_name, 100), "student.")
     method = METHODS[name].build
-    teacher = fill(build_model(teacher_name, 100), "teacher.") if method.teacher_from != "none" else None
+    teacher = (
+        fill(build_model(teacher_name, 100), "teacher.") if method.teacher_from != "none" else None
+    )
     distiller = method(student, teacher, load_config(None, ["DISTILLER.TYPE", name])).double()
-    optimizer = torch.optim.SGD(distiller.get_learnable_parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        distiller.get_learnable_parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4
+    )
     distiller.train()
     for step, expected in enumerate(ORACLE[key]["steps"]):
         image = formula((16, 3, 32, 32), f"image{step}")
@@ -35,7 +39,9 @@ def test_three_steps_equal_mdistillers(key):
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    if not student_name.startswith("wrn"):  # mdistiller updates three of WRN's running statistics twice a step
+    if not student_name.startswith(
+        "wrn"
+    ):  # mdistiller updates three of WRN's running statistics twice a step
         distiller.eval()
         with torch.no_grad():
             logits = distiller(image=formula((2, 3, 32, 32), "probe"))[:, :10]

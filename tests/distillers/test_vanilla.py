@@ -17,8 +17,12 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy():
     assert torch.equal(logits, student(image)[0])
     gradients = torch.autograd.grad(losses["loss_ce"], list(student.parameters()))
     log_p = logits - logits.logsumexp(1, keepdim=True)
-    torch.testing.assert_close(losses["loss_ce"], -(log_p[0, 3] + log_p[1, 0] + log_p[2, 9] + log_p[3, 3]) / 4)
-    expected = torch.autograd.grad(F.cross_entropy(student(image)[0], target), list(student.parameters()))
+    torch.testing.assert_close(
+        losses["loss_ce"], -(log_p[0, 3] + log_p[1, 0] + log_p[2, 9] + log_p[3, 3]) / 4
+    )
+    expected = torch.autograd.grad(
+        F.cross_entropy(student(image)[0], target), list(student.parameters())
+    )
     for ours, plain in zip(gradients, expected, strict=True):
         assert torch.equal(ours, plain)
 

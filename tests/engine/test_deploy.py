@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import result, save_teacher, tiny_config
+from support.tiny import result, save_teacher, tiny_config
 
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.config import load_config
@@ -46,10 +46,15 @@ def score(path: Path, model: str = "") -> float:
 def test_simkds_file_describes_itself_and_scores_as_in_training(simkd):
     state = saved(simkd)
     names = {"method": "SIMKD", "teacher": "resnet14", "student": "resnet8", "num_classes": 10}
-    assert state["deploy"] == {**names, "config": {"CE_WEIGHT": 0.0, "FEAT_WEIGHT": 1.0, "FACTOR": 2}}
+    assert state["deploy"] == {
+        **names,
+        "config": {"CE_WEIGHT": 0.0, "FEAT_WEIGHT": 1.0, "FACTOR": 2},
+    }
     assert score(simkd) == score(simkd, "resnet8") == pytest.approx(result(simkd)["last"]["top1"])
     assert result(simkd)["deployed_parameters"] == sum(
-        value.numel() for key, value in state["model"].items() if not key.endswith(("running_mean", "running_var", "tracked"))
+        value.numel()
+        for key, value in state["model"].items()
+        if not key.endswith(("running_mean", "running_var", "tracked"))
     )
 
 
@@ -80,9 +85,13 @@ def test_a_teacher_that_trained_along_is_a_teachers_checkpoint(folder):
     assert saved(path).keys() == {"model"}
     _, peer = load_network(str(path / "teacher_latest"), "resnet14", 10)
     latest = torch.load(path / "latest", weights_only=True)["model"]
-    assert all(torch.equal(value, latest[f"teacher.{key}"]) for key, value in peer.state_dict().items())
+    assert all(
+        torch.equal(value, latest[f"teacher.{key}"]) for key, value in peer.state_dict().items()
+    )
     assert result(path)["teacher_score"]["top1"] > 0
-    cfg = tiny_config(folder, {"DISTILLER.TYPE": "KD", "DISTILLER.TEACHER_CKPT": path / "teacher_latest", **SMALL})
+    cfg = tiny_config(
+        folder, {"DISTILLER.TYPE": "KD", "DISTILLER.TEACHER_CKPT": path / "teacher_latest", **SMALL}
+    )
     assert result(train(cfg).path)["teacher_score"] == result(path)["teacher_score"]
 
 
@@ -112,7 +121,10 @@ def test_a_bare_file_needs_a_name(tmp_path):
         ({"extra": 1}, "'deploy' is malformed"),
         ({"method": "SIMKDD"}, "unknown method 'SIMKDD'"),
         ({"student": "resnet9"}, "unknown model 'resnet9'"),
-        ({"config": {"FACTOR": 2}}, "its SIMKD settings differ from this version's in CE_WEIGHT, FEAT_WEIGHT"),
+        (
+            {"config": {"FACTOR": 2}},
+            "its SIMKD settings differ from this version's in CE_WEIGHT, FEAT_WEIGHT",
+        ),
         ({"student": "resnet8x4"}, "is not for model 'resnet8x4 as SIMKD deploys it'"),
     ],
 )

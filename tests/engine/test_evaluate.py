@@ -13,7 +13,10 @@ from sdkd_plugin.engine.evaluate import Score, correct_within, evaluate
 
 def score(logits: Tensor, target: list[int], batch_size: int) -> Score:
     """Scores fixed logits: the "images" are the logits themselves."""
-    return evaluate(lambda image: image, zip(logits.split(batch_size), torch.tensor(target).split(batch_size), strict=True))
+    return evaluate(
+        lambda image: image,
+        zip(logits.split(batch_size), torch.tensor(target).split(batch_size), strict=True),
+    )
 
 
 def test_by_hand():
@@ -40,7 +43,12 @@ def test_with_fewer_than_five_classes_every_image_is_within_five():
 
 def test_correct_within_counts_ranks():
     logits = torch.tensor([[3.0, 2.0, 1.0]] * 3)
-    assert [int(correct_within(logits, torch.tensor([0, 1, 2]), k)) for k in (1, 2, 3, 9)] == [1, 2, 3, 3]
+    assert [int(correct_within(logits, torch.tensor([0, 1, 2]), k)) for k in (1, 2, 3, 9)] == [
+        1,
+        2,
+        3,
+        3,
+    ]
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -48,7 +56,10 @@ def test_correct_within_counts_ranks():
 def test_every_image_counts_once_whatever_the_batch_size(count, batch_size):
     """The last batch is short for most sizes; averaging batch means would weigh its images more."""
     generator = torch.Generator().manual_seed(count)
-    logits, target = torch.randn(count, 7, generator=generator), torch.randint(7, (count,), generator=generator)
+    logits, target = (
+        torch.randn(count, 7, generator=generator),
+        torch.randint(7, (count,), generator=generator),
+    )
     whole, parts = score(logits, target.tolist(), count), score(logits, target.tolist(), batch_size)
     assert (parts.top1, parts.top5) == (whole.top1, whole.top5)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
@@ -63,5 +74,8 @@ def test_half_precision_logits_are_scored_in_float32():
 def test_no_gradient_is_kept():
     weight = torch.ones(1, 2, requires_grad=True)
     seen = []
-    evaluate(lambda image: seen.append(image @ weight) or seen[-1], [(torch.ones(3, 1), torch.tensor([0, 1, 0]))])
+    evaluate(
+        lambda image: seen.append(image @ weight) or seen[-1],
+        [(torch.ones(3, 1), torch.tensor([0, 1, 0]))],
+    )
     assert not seen[0].requires_grad

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from tiny import tiny_config
+from support.tiny import tiny_config
 
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.run import train
@@ -30,11 +30,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def faults(mode: str) -> int:
     """Page faults of five forward and backward passes after fifteen."""
-    done = subprocess.run([sys.executable, "-c", CHURN, mode], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHURN, mode], capture_output=True, text=True, check=True
+    )
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc gives large blocks back at once")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc's malloc gives large blocks back at once"
+)
 def test_freed_memory_is_kept_for_the_next_step():
     default, keep = faults("default"), faults("keep")
     assert default > 1000

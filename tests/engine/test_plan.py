@@ -4,7 +4,7 @@ import re
 
 import pytest
 from cases import CASES
-from tiny import contents, method_overrides, save_teacher, tiny_config, tiny_yaml
+from support.tiny import contents, method_overrides, save_teacher, tiny_config, tiny_yaml
 
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.engine.plan import show_plan
@@ -15,20 +15,33 @@ def parameters(name: str) -> str:
     return f"{sum(p.numel() for p in build_model(name, 10).parameters()):,}"
 
 
-def test_it_shows_config_scaled_epochs_parameters_and_cost_and_writes_nothing(tmp_path, monkeypatch, capsys):
+def test_it_shows_config_scaled_epochs_parameters_and_cost_and_writes_nothing(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    overrides = {"DISTILLER.TYPE": "DKD", "DISTILLER.TEACHER_CKPT": save_teacher(tmp_path / "teacher")}
-    overrides |= {"SOLVER.EPOCHS": 30, "SOLVER.SCHEDULE_EPOCHS": 240, "SOLVER.LR_DECAY_STAGES": [150, 180, 210]}
+    overrides = {
+        "DISTILLER.TYPE": "DKD",
+        "DISTILLER.TEACHER_CKPT": save_teacher(tmp_path / "teacher"),
+    }
+    overrides |= {
+        "SOLVER.EPOCHS": 30,
+        "SOLVER.SCHEDULE_EPOCHS": 240,
+        "SOLVER.LR_DECAY_STAGES": [150, 180, 210],
+    }
     yaml = tiny_yaml(tmp_path, overrides)
     before = contents(tmp_path)
     assert main(["train", "--cfg", yaml, "--dry-run", "SOLVER.SEED", "5"]) == 0
-    assert contents(tmp_path) == before and {path.name for path in tmp_path.iterdir()} == {"teacher", "tiny.yaml"}
+    assert contents(tmp_path) == before and {path.name for path in tmp_path.iterdir()} == {
+        "teacher",
+        "tiny.yaml",
+    }
     shown = capsys.readouterr().out
     for line in (
         "  SOLVER.SEED: 5\n",
         "  DKD.BETA: 8.0\n",
         "  SOLVER.LR_DECAY_STAGES: [150, 180, 210]\n",
-        "written for 240, scaled to 30:\n  SOLVER.LR_DECAY_STAGES: [18.75, 22.5, 26.25]\n  DKD.WARMUP: 2.5\n",
+        "written for 240, scaled to 30:\n  SOLVER.LR_DECAY_STAGES: [18.75, 22.5, 26.25]\n  "
+        "DKD.WARMUP: 2.5\n",
         "data: digits, 143 training images, 360 test images\n",
         f"parameters of the student: {parameters('resnet8')}\n",
         f"parameters of the teacher: {parameters('resnet14')}\n",
@@ -37,7 +50,9 @@ def test_it_shows_config_scaled_epochs_parameters_and_cost_and_writes_nothing(tm
         assert line in shown
     assert "KD.TEMPERATURE" not in shown, "another method's settings"
     assert re.search(
-        r"  30 epochs 'train', each \d+\.\d s of training, \d+\.\d s of evaluation\n  altogether \d+\.\d\d hours", shown
+        r"  30 epochs 'train', each \d+\.\d s of training, \d+\.\d s of evaluation\n  altogether "
+        r"\d+\.\d\d hours",
+        shown,
     )
 
 

@@ -1,4 +1,6 @@
-"""A run that is interrupted and resumed ends with the bits of one that was not, whatever stopped it."""
+"""A run that is interrupted and resumed ends with the bits of one that was not, whatever stopped
+it.
+"""
 
 import errno
 import os
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import CASES, Case
-from tiny import (
+from support.tiny import (
     assert_bits_equal,
     assert_same_run,
     contents,
@@ -26,8 +28,8 @@ from tiny import (
     train_until_killed,
 )
 
+from sdkd_plugin import weights
 from sdkd_plugin.__main__ import main
-from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.engine.run import train
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
@@ -62,17 +64,25 @@ def test_every_method_resumes_to_the_bit(case: Case, teacher, tmp_path):
     overrides = method_overrides(case, teacher)
     steps, counted = [], Trainer.step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", lambda self, *arguments: (steps.append(1), counted(self, *arguments))[1])
+        patch.setattr(
+            Trainer,
+            "step",
+            lambda self, *arguments: (steps.append(1), counted(self, *arguments))[1],
+        )
         whole = train(tiny_config(tmp_path / "whole", overrides)).path
     cfg = tiny_config(tmp_path / "parts", overrides)
     train_until_killed(cfg, steps=len(steps) // 2 + 1)
     (latest,) = (tmp_path / "parts").rglob("latest")
     half, done = read(latest), len(metrics(latest.parent))
     assert 0 < done < len(metrics(whole))
-    train_until_killed(cfg, steps=len(steps) // 3, resume=True)  # once more: what is resumed must be resumable
+    # once more: what is resumed must be resumable
+    train_until_killed(cfg, steps=len(steps) // 3, resume=True)
     parts = train(cfg, resume=True).path
     assert_same_run(whole, parts)
-    assert any(not torch.equal(value, half["model"][key]) for key, value in read(parts / "latest")["model"].items())
+    assert any(
+        not torch.equal(value, half["model"][key])
+        for key, value in read(parts / "latest")["model"].items()
+    )
 
 
 def test_a_run_killed_before_its_first_epoch_ended_starts_again(straight, tmp_path):
@@ -92,11 +102,14 @@ def test_a_run_killed_while_it_began_starts_again(straight, killed):
     (folder / "identity.json").unlink()
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (folder / ".identity.json.x1y2").write_text('{"torn')  # killed even earlier: inside the first write
+    # killed even earlier: inside the first write
+    (folder / ".identity.json.x1y2").write_text('{"torn')
     assert_same_run(straight, train(cfg).path)
 
 
-def test_a_run_killed_between_its_last_epoch_and_its_result_only_writes_the_result(straight, tmp_path):
+def test_a_run_killed_between_its_last_epoch_and_its_result_only_writes_the_result(
+    straight, tmp_path
+):
     cfg = tiny_config(tmp_path)
     folder = train(cfg).path
     (folder / "result.json").unlink()
@@ -116,7 +129,9 @@ def test_a_damaged_latest_falls_back_to_the_epoch_before(straight, killed):
     cfg, folder = killed
     assert read(folder / "latest")["epoch"] == 2
     truncate(folder / "latest")
-    with pytest.warns(UserWarning, match=r"latest cannot be read.*going back to .*latest\.previous"):
+    with pytest.warns(
+        UserWarning, match=r"latest cannot be read.*going back to .*latest\.previous"
+    ):
         train_until_killed(cfg, steps=0, resume=True)
     assert len(metrics(folder)) == 1
     assert_same_run(straight, train(cfg, resume=True).path)
@@ -156,7 +171,9 @@ def test_another_runs_checkpoint_is_refused(straight, killed, tmp_path):
         train_until_killed(cfg, steps=0, resume=True)  # the previous one is its own
     shutil.copy(other / "student_latest", folder / "latest")
     (folder / "latest.previous").unlink(missing_ok=True)
-    with pytest.raises(UserError, match=r"latest is not of this run \(lacks.*: history, identity, optimizer\)"):
+    with pytest.raises(
+        UserError, match=r"latest is not of this run \(lacks.*: history, identity, optimizer\)"
+    ):
         train(cfg, resume=True)
 
 
@@ -180,7 +197,9 @@ def full_disk_at(call: int):
 
 
 @pytest.mark.parametrize("call", [0, 1, 4, 5, 7, 8, 9])
-def test_a_disk_that_fills_up_costs_at_most_the_epoch_that_was_being_saved(call, straight, tmp_path, capsys):
+def test_a_disk_that_fills_up_costs_at_most_the_epoch_that_was_being_saved(
+    call, straight, tmp_path, capsys
+):
     yaml = tiny_yaml(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", full_disk_at(call))
@@ -195,11 +214,15 @@ def test_a_disk_that_fills_up_costs_at_most_the_epoch_that_was_being_saved(call,
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a tiny disk that really fills up")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root, to mount a tiny disk that really fills up"
+)
 def test_a_disk_that_is_really_full(straight, tmp_path, capsys):
     yaml, disk = tiny_yaml(tmp_path), tmp_path / "runs"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", disk], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", disk], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
     try:
@@ -217,7 +240,12 @@ def test_a_disk_that_is_really_full(straight, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_sigkill_at_random_moments(teacher, tmp_path):
-    overrides = {"DISTILLER.TYPE": "DKD", "DISTILLER.TEACHER_CKPT": teacher, "DATASET.SUBSET": 0.3, "SOLVER.EPOCHS": 30}
+    overrides = {
+        "DISTILLER.TYPE": "DKD",
+        "DISTILLER.TEACHER_CKPT": teacher,
+        "DATASET.SUBSET": 0.3,
+        "SOLVER.EPOCHS": 30,
+    }
     command = [sys.executable, "-m", "sdkd_plugin", "train", "--resume", "--cfg"]
     folders = [tmp_path / "straight", tmp_path / "killed"]
     yamls = [folder.mkdir() or tiny_yaml(folder, overrides) for folder in folders]
@@ -226,7 +254,9 @@ def test_sigkill_at_random_moments(teacher, tmp_path):
     longest = time.monotonic() - began
     delays, kills = [], 0
     while kills < 3:
-        process = subprocess.Popen([*command, yamls[1]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*command, yamls[1]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         delays.append(random.SystemRandom().uniform(0.2 * longest, longest))
         try:
             process.wait(delays[-1])
@@ -255,4 +285,11 @@ def test_bits_are_compared_and_not_just_keys():
 
 def test_checkpoint_module_is_what_the_trainer_uses(killed):
     _, folder = killed
-    assert checkpoint.load(folder / "latest").keys() == {"epoch", "model", "optimizer", "best_acc", "history", "identity"}
+    assert weights.load(folder / "latest").keys() == {
+        "epoch",
+        "model",
+        "optimizer",
+        "best_acc",
+        "history",
+        "identity",
+    }

@@ -9,30 +9,51 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.tiny import (
+    BASE,
+    assert_same_run,
+    contents,
+    metrics,
+    result,
+    save_teacher,
+    tiny_config,
+    tiny_yaml,
+    train_until_killed,
+    words,
+)
 from tensorboardX.proto.event_pb2 import Event
-from tiny import BASE, assert_same_run, contents, metrics, result, save_teacher, tiny_config, tiny_yaml, train_until_killed, words
 
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.config import active_config, load_config
 from sdkd_plugin.data.dataset import load_dataset
-from sdkd_plugin.engine import checkpoint
-from sdkd_plugin.engine.environment import describe_environment
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.run import train
+from sdkd_plugin.files import sha256
+from sdkd_plugin.runs.environment import describe_environment
 
 KD = {"DISTILLER.TYPE": "KD"}
 
 
 def train_command(yaml: str, *options: str, **overrides: object) -> int:
     """`train` with the options, then overrides spelled with two underscores for a dot."""
-    return main(["train", "--cfg", yaml, *options, *words({key.replace("__", "."): value for key, value in overrides.items()})])
+    return main(
+        [
+            "train",
+            "--cfg",
+            yaml,
+            *options,
+            *words({key.replace("__", "."): value for key, value in overrides.items()}),
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A finished vanilla run of resnet14, named "mine"."""
     folder = tmp_path_factory.mktemp("finished")
-    return train(tiny_config(folder / "runs", {"DISTILLER.STUDENT": "resnet14", "EXPERIMENT.NAME": "mine"})).path
+    return train(
+        tiny_config(folder / "runs", {"DISTILLER.STUDENT": "resnet14", "EXPERIMENT.NAME": "mine"})
+    ).path
 
 
 @pytest.fixture
@@ -56,7 +77,10 @@ def test_a_finished_run_says_so_and_rewrites_nothing(options, copy, capsys):
 def test_the_written_config_repeats_the_run(copy, capsys):
     _, folder = copy
     before = contents(folder)
-    assert main(["train", "--cfg", str(folder / "config.yaml"), "LOG.PREFIX", str(folder.parents[2])]) == 0
+    assert (
+        main(["train", "--cfg", str(folder / "config.yaml"), "LOG.PREFIX", str(folder.parents[2])])
+        == 0
+    )
     assert "finished" in capsys.readouterr().out and contents(folder) == before
 
 
@@ -65,7 +89,10 @@ def test_another_config_under_the_same_name_is_refused_and_shown(copy, capsys):
     before = contents(folder)
     assert train_command(yaml, SOLVER__LR=0.1, DATASET__AUGMENT="none") == 2
     error = capsys.readouterr().err
-    assert "DATASET.AUGMENT: 'none' -> 'crop_flip'; SOLVER.LR: 0.1 -> 0.05" in error and "choose another EXPERIMENT.NAME" in error
+    assert (
+        "DATASET.AUGMENT: 'none' -> 'crop_flip'; SOLVER.LR: 0.1 -> 0.05" in error
+        and "choose another EXPERIMENT.NAME" in error
+    )
     assert contents(folder) == before
 
 
@@ -91,9 +118,14 @@ def test_a_folder_of_something_else_is_refused(copy, capsys):
 
 def test_a_folder_that_another_process_writes_to_is_refused(copy, capsys):
     yaml, folder = copy
-    code = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('locked'); sys.stdin.read()"
+    code = (
+        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
+        "print('locked'); sys.stdin.read()"
+    )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-u", "-c", code, str(folder / ".lock")], **pipes) as other:
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", code, str(folder / ".lock")], **pipes
+    ) as other:
         assert other.stdout.readline() == "locked\n"
         assert train_command(yaml, "--resume") == 2
         assert "is being written by another process" in capsys.readouterr().err
@@ -105,15 +137,36 @@ def test_the_result_says_what_the_metrics_say(finished):
     rows, found = metrics(finished), result(finished)
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.05, 0.05, 0.005])
-    assert found["last"] == {"top1": float(rows[-1]["test_top1"]), "top5": float(rows[-1]["test_top5"])}
+    assert found["last"] == {
+        "top1": float(rows[-1]["test_top1"]),
+        "top5": float(rows[-1]["test_top5"]),
+    }
     best = max(rows, key=lambda row: float(row["test_top1"]))
-    assert found["best"] == {"top1": float(best["test_top1"]), "top5": float(best["test_top5"]), "epoch": int(best["epoch"])}
-    assert (found["method"], found["student"], found["teacher"], found["seed"]) == ("NONE", "resnet14", None, 0)
-    assert (found["dataset"], found["evaluates"], found["train_images"], found["epochs"]) == ("digits", "test", 143, 3)
+    assert found["best"] == {
+        "top1": float(best["test_top1"]),
+        "top5": float(best["test_top5"]),
+        "epoch": int(best["epoch"]),
+    }
+    assert (found["method"], found["student"], found["teacher"], found["seed"]) == (
+        "NONE",
+        "resnet14",
+        None,
+        0,
+    )
+    assert (found["dataset"], found["evaluates"], found["train_images"], found["epochs"]) == (
+        "digits",
+        "test",
+        143,
+        3,
+    )
     assert found["config"] == active_config(load_config(finished / "config.yaml"))
     assert found["identity"] == json.loads((finished / "identity.json").read_text())
     assert found["environment"] == json.loads((finished / "environment.json").read_text())
-    assert 0 < found["wall_seconds"] < 600 and found["images_per_second"] > 0 and found["extra_parameters"] == 0
+    assert (
+        0 < found["wall_seconds"] < 600
+        and found["images_per_second"] > 0
+        and found["extra_parameters"] == 0
+    )
 
 
 def test_held_out_images_are_evaluated_instead_of_the_test_images(tmp_path):
@@ -126,7 +179,9 @@ def test_held_out_images_are_evaluated_instead_of_the_test_images(tmp_path):
 
 
 def events(folder: Path) -> list[Event]:
-    """What TensorBoard would read: records of length [8 bytes], checksum [4], message, checksum [4]."""
+    """What TensorBoard would read: records of length [8 bytes], checksum [4], message, checksum
+    [4].
+    """
     found = []
     for path in sorted(folder.glob("train.events/events.out.tfevents.*")):
         data = path.read_bytes()
@@ -138,9 +193,13 @@ def events(folder: Path) -> list[Event]:
 
 
 def test_tensorboard_gets_every_number_of_every_epoch(finished):
-    shown = {(event.step, value.tag): value.simple_value for event in events(finished) for value in event.summary.value}
+    shown = {
+        (event.step, value.tag): value.simple_value
+        for event in events(finished)
+        for value in event.summary.value
+    }
     for row in metrics(finished):
-        for key in row.keys() - {"stage"}:
+        for key in row.keys() - {"phase"}:
             assert shown[int(row["epoch"]), key] == pytest.approx(float(row[key]), rel=1e-6)
     assert [event.step for event in events(finished) if event.HasField("session_log")] == [1]
 
@@ -159,7 +218,8 @@ def test_the_environment_is_written_down(finished):
     root = Path(describe_environment.__code__.co_filename).parents[2]
     git = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True)
     assert environment["commit"] == (git.stdout.strip() if (root / ".git").exists() else None)
-    assert 2**26 < peak_memory(torch.device("cpu")) < 2**40  # bytes: torch alone takes more than 64 MiB
+    # bytes: torch alone takes more than 64 MiB
+    assert 2**26 < peak_memory(torch.device("cpu")) < 2**40
 
 
 @pytest.mark.parametrize("name", ["student_latest", "student_best"])
@@ -167,7 +227,10 @@ def test_eval_prints_the_accuracy_of_the_result(name, finished, capsys):
     which = "last" if name == "student_latest" else "best"
     assert main(["eval", "-m", "resnet14", "-c", str(finished / name), "-d", "digits"]) == 0
     scores = result(finished)[which]
-    assert f"resnet14 on 360 test images: top-1 {scores['top1']:.2f}, top-5 {scores['top5']:.2f}" in capsys.readouterr().out
+    assert (
+        f"resnet14 on 360 test images: top-1 {scores['top1']:.2f}, top-5 {scores['top5']:.2f}"
+        in capsys.readouterr().out
+    )
 
 
 def test_eval_finds_the_published_teachers_place(finished, tmp_path, monkeypatch, capsys):
@@ -179,12 +242,21 @@ def test_eval_finds_the_published_teachers_place(finished, tmp_path, monkeypatch
     assert f"top-1 {result(finished)['last']['top1']:.2f}" in capsys.readouterr().out
 
 
-def test_a_student_of_a_vanilla_run_is_a_teacher_whose_accuracy_is_measured(finished, tmp_path, capsys):
+def test_a_student_of_a_vanilla_run_is_a_teacher_whose_accuracy_is_measured(
+    finished, tmp_path, capsys
+):
     teacher = finished / "student_latest"
-    found = result(train(tiny_config(tmp_path, {**KD, "DISTILLER.TEACHER_CKPT": teacher, "SOLVER.EPOCHS": 1})).path)
+    found = result(
+        train(
+            tiny_config(tmp_path, {**KD, "DISTILLER.TEACHER_CKPT": teacher, "SOLVER.EPOCHS": 1})
+        ).path
+    )
     assert found["teacher_score"] == result(finished)["last"]
-    assert found["teacher"] == "resnet14" and found["identity"]["teacher"] == checkpoint.sha256(teacher)
-    assert f"teacher resnet14: on the test images: top-1 {found['teacher_score']['top1']:.2f}" in capsys.readouterr().out
+    assert found["teacher"] == "resnet14" and found["identity"]["teacher"] == sha256(teacher)
+    assert (
+        f"teacher resnet14: on the test images: top-1 {found['teacher_score']['top1']:.2f}"
+        in capsys.readouterr().out
+    )
 
 
 def test_another_teachers_content_is_another_run_and_its_place_is_not(tmp_path):
@@ -192,7 +264,12 @@ def test_another_teachers_content_is_another_run_and_its_place_is_not(tmp_path):
     first = train(tiny_config(tmp_path, one_epoch)).path
     before = contents(first)
     shutil.copy(tmp_path / "one", tmp_path / "moved")
-    assert train(tiny_config(tmp_path, {**one_epoch, "DISTILLER.TEACHER_CKPT": tmp_path / "moved"})).path == first
+    assert (
+        train(
+            tiny_config(tmp_path, {**one_epoch, "DISTILLER.TEACHER_CKPT": tmp_path / "moved"})
+        ).path
+        == first
+    )
     save_teacher(tmp_path / "one", seed=1)
     assert train(tiny_config(tmp_path, one_epoch)).path != first
     assert contents(first) == before
@@ -216,8 +293,12 @@ def folders(place: Path) -> tuple[Path, Path]:
 
 def test_one_command_trains_the_teacher_and_then_its_student(taught):
     teacher, student = taught
-    assert (result(teacher)["method"], result(teacher)["student"], result(teacher)["epochs"]) == ("NONE", "resnet14", 3)
-    assert result(student)["identity"]["teacher"] == checkpoint.sha256(teacher / "student_latest")
+    assert (result(teacher)["method"], result(teacher)["student"], result(teacher)["epochs"]) == (
+        "NONE",
+        "resnet14",
+        3,
+    )
+    assert result(student)["identity"]["teacher"] == sha256(teacher / "student_latest")
     assert result(student)["teacher_score"] == result(teacher)["last"]
 
 
@@ -234,7 +315,9 @@ def test_a_trained_teacher_is_used_again(taught, tmp_path, monkeypatch, capsys):
     assert train_command(yaml, "--train-teacher", SOLVER__SEED=1) == 0
     after = contents(tmp_path / "runs")
     assert {name: after[name] for name in before} == before
-    assert {Path(name).parts[1:3] for name in after.keys() - before.keys()} == {(taught[1].parent.name, "seed1")}
+    assert {Path(name).parts[1:3] for name in after.keys() - before.keys()} == {
+        (taught[1].parent.name, "seed1")
+    }
 
 
 @pytest.mark.parametrize("steps", [5, 9 + 5], ids=["teacher", "student"])
@@ -242,7 +325,9 @@ def test_both_trainings_resume(steps, taught, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yaml = tiny_yaml(tmp_path, KD)
     train_until_killed(load_config(yaml), steps, train_teacher=True)
-    assert train_command(yaml, "--train-teacher") == 2, "an unfinished run asks for --resume here too"
+    assert train_command(yaml, "--train-teacher") == 2, (
+        "an unfinished run asks for --resume here too"
+    )
     assert train_command(yaml, "--train-teacher", "--resume") == 0
     for whole, resumed in zip(taught, folders(tmp_path), strict=True):
         assert_same_run(whole, resumed)
@@ -251,13 +336,19 @@ def test_both_trainings_resume(steps, taught, tmp_path, monkeypatch):
 def test_a_named_teacher_that_is_missing_is_a_typo_and_nothing_is_trained(tmp_path, capsys):
     yaml = tiny_yaml(tmp_path, {**KD, "DISTILLER.TEACHER_CKPT": tmp_path / "nix"})
     assert train_command(yaml, "--train-teacher") == 2
-    assert f"teacher checkpoint {tmp_path / 'nix'} (DISTILLER.TEACHER_CKPT) does not exist" in capsys.readouterr().err
+    assert (
+        f"teacher checkpoint {tmp_path / 'nix'} (DISTILLER.TEACHER_CKPT) does not exist"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "runs").exists()
 
 
 def test_an_existing_teacher_is_not_trained(tmp_path):
     train(
-        tiny_config(tmp_path, {**KD, "DISTILLER.TEACHER_CKPT": save_teacher(tmp_path / "t"), "SOLVER.EPOCHS": 1}),
+        tiny_config(
+            tmp_path,
+            {**KD, "DISTILLER.TEACHER_CKPT": save_teacher(tmp_path / "t"), "SOLVER.EPOCHS": 1},
+        ),
         train_teacher=True,
     )
     assert len(list(tmp_path.rglob("result.json"))) == 1
@@ -269,4 +360,7 @@ def test_a_method_without_a_teacher_trains_none(tmp_path):
 
 
 def test_base_is_what_these_tests_count_with():
-    assert (BASE["SOLVER.EPOCHS"], len(load_dataset(load_config(None, words(BASE))).train)) == (3, 143)
+    assert (BASE["SOLVER.EPOCHS"], len(load_dataset(load_config(None, words(BASE))).train)) == (
+        3,
+        143,
+    )

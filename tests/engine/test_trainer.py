@@ -7,7 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import CASES
-from tiny import assert_bits_equal, method_overrides, metrics, read, save_teacher, state_copy, tiny_config, train_until_killed
+from support.tiny import (
+    assert_bits_equal,
+    method_overrides,
+    metrics,
+    read,
+    save_teacher,
+    state_copy,
+    tiny_config,
+    train_until_killed,
+)
 from torch import nn
 
 from sdkd_plugin.config import load_config, scaled_config
@@ -48,13 +57,16 @@ def test_the_learning_rate_falls_after_the_epochs_the_config_names():
 
 def test_the_learning_rate_of_a_short_run_falls_at_the_scaled_epochs():
     cfg = scaled_config(load_config(None, ["SOLVER.EPOCHS", "30", "SOLVER.SCHEDULE_EPOCHS", "240"]))
-    by_hand = [5e-2] * 18 + [5e-3] * 4 + [5e-4] * 4 + [5e-5] * 4  # after 18.75, 22.5 and 26.25 epochs
+    # after 18.75, 22.5 and 26.25 epochs
+    by_hand = [5e-2] * 18 + [5e-3] * 4 + [5e-4] * 4 + [5e-5] * 4
     assert [learning_rate(cfg, epoch) for epoch in range(1, 31)] == pytest.approx(by_hand)
 
 
 def plain_loop(cfg, student: nn.Module, teacher: nn.Module | None) -> list[tuple[float, float]]:
     """What anybody would write; returns each epoch's mean loss and top-1 per image."""
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4, foreach=False)
+    optimizer = torch.optim.SGD(
+        student.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4, foreach=False
+    )
     dataset, history = load_dataset(cfg), []
     batches = TrainBatches(dataset, cfg, "cpu")
     student.train()
@@ -80,7 +92,11 @@ def plain_loop(cfg, student: nn.Module, teacher: nn.Module | None) -> list[tuple
 
 @pytest.mark.parametrize("method", ["NONE", "KD"])
 def test_training_equals_a_plain_loop(method, teachers, tmp_path):
-    overrides = {"DISTILLER.TYPE": method, "DISTILLER.TEACHER_CKPT": teachers["resnet14"], "SOLVER.CHANNELS_LAST": False}
+    overrides = {
+        "DISTILLER.TYPE": method,
+        "DISTILLER.TEACHER_CKPT": teachers["resnet14"],
+        "SOLVER.CHANNELS_LAST": False,
+    }
     cfg = tiny_config(tmp_path, overrides)
     dataset = load_dataset(cfg)
     teacher = build_teacher(cfg, 10)
@@ -100,13 +116,15 @@ def test_training_equals_a_plain_loop(method, teachers, tmp_path):
 
 
 @every_method
-def test_training_changes_the_student_and_neither_teacher_nor_torchs_generator(case, teachers, tmp_path):
+def test_training_changes_the_student_and_neither_teacher_nor_torchs_generator(
+    case, teachers, tmp_path
+):
     generator = torch.random.get_rng_state()
     distiller, _, trainer = assemble(tmp_path, method_overrides(case, teachers["resnet14"]))
     student = state_copy(distiller.student)
     frozen = state_copy(distiller.teacher) if distiller.teacher_from == "checkpoint" else {}
-    for stage in distiller.stages(trainer.cfg):
-        trainer.enter(stage, begin=True)
+    for phase in distiller.phases(trainer.cfg):
+        trainer.enter(phase, begin=True)
         trainer.train_epoch(1)
     trainer.evaluate()
     assert torch.equal(torch.random.get_rng_state(), generator)
@@ -117,11 +135,15 @@ def test_training_changes_the_student_and_neither_teacher_nor_torchs_generator(c
 def initial_student(tmp_path: Path, overrides: dict) -> dict:
     cfg = tiny_config(tmp_path, overrides)
     dataset = load_dataset(cfg)
-    return state_copy(build_distiller(cfg, dataset, build_teacher(cfg, dataset.num_classes)).student)
+    return state_copy(
+        build_distiller(cfg, dataset, build_teacher(cfg, dataset.num_classes)).student
+    )
 
 
 @every_method
-def test_a_seeds_student_starts_the_same_whatever_method_and_teacher_it_gets(case, teachers, tmp_path):
+def test_a_seeds_student_starts_the_same_whatever_method_and_teacher_it_gets(
+    case, teachers, tmp_path
+):
     alone = initial_student(tmp_path, {"DISTILLER.TYPE": "NONE"})
     for name, path in teachers.items():
         torch.manual_seed(len(name))  # nor does it matter what was drawn before
@@ -137,15 +159,15 @@ def test_another_seeds_student_starts_elsewhere(tmp_path):
 def test_an_epoch_may_be_trained_without_the_ones_before(tmp_path):
     """Its order, crops and dropout come from (seed, epoch) alone."""
     first, _, trainer = assemble(tmp_path, {})
-    stage = first.stages(trainer.cfg)[0]
-    trainer.enter(stage, begin=True)
+    phase = first.phases(trainer.cfg)[0]
+    trainer.enter(phase, begin=True)
     trainer.train_epoch(3)
     second, _, trainer = assemble(tmp_path, {})
     start = state_copy(second)
-    trainer.enter(stage, begin=True)
+    trainer.enter(phase, begin=True)
     trainer.train_epoch(1)
     second.load_state_dict(start)
-    trainer.enter(stage, begin=True)
+    trainer.enter(phase, begin=True)
     trainer.train_epoch(3)
     assert_bits_equal(state_copy(first), state_copy(second))
 
@@ -153,7 +175,9 @@ def test_an_epoch_may_be_trained_without_the_ones_before(tmp_path):
 def test_a_loss_that_is_not_finite_is_named_and_costs_no_saved_epoch(tmp_path):
     """LR 1e20 in the third epoch only: the first two are saved and must stay."""
     cfg = tiny_config(tmp_path, {"SOLVER.LR_DECAY_STAGES": [2], "SOLVER.LR_DECAY_RATE": 1e22})
-    with pytest.raises(UserError, match=r"loss is not finite at epoch 3, step 2: loss_ce = nan; lower SOLVER\.LR"):
+    with pytest.raises(
+        UserError, match=r"loss is not finite at epoch 3, step 2: loss_ce = nan; lower SOLVER\.LR"
+    ):
         train(cfg)
     (latest,) = tmp_path.rglob("latest")
     state = read(latest)
@@ -162,31 +186,42 @@ def test_a_loss_that_is_not_finite_is_named_and_costs_no_saved_epoch(tmp_path):
 
 
 def test_a_loss_that_becomes_infinite_only_in_the_last_step_is_not_saved_either(tmp_path):
-    """Without the check on the evaluated loss, weights of nan would be saved and finish as a result."""
+    """Without the check on the evaluated loss, weights of nan would be saved and finish as a
+    result.
+    """
     with pytest.raises(UserError, match=r"the evaluated loss is (nan|inf) after epoch 1"):
         train(tiny_config(tmp_path, {"SOLVER.LR": 1e20, "SOLVER.BATCH_SIZE": 143}))
     assert not list(tmp_path.rglob("latest"))
 
 
 def test_a_term_that_is_not_finite_is_named(teachers, tmp_path):
-    _, dataset, trainer = assemble(tmp_path, {"DISTILLER.TYPE": "DKD", "DISTILLER.TEACHER_CKPT": teachers["resnet14"]})
+    _, dataset, trainer = assemble(
+        tmp_path, {"DISTILLER.TYPE": "DKD", "DISTILLER.TEACHER_CKPT": teachers["resnet14"]}
+    )
     trainer.enter(trainer.schedule[0][0], begin=True)
-    trainer.bare.train()
-    trainer.bare.beta = float("inf")
+    trainer.method.train()
+    trainer.method.beta = float("inf")
     with pytest.raises(UserError, match=r"epoch 1, step 1: loss_kd = inf; lower"):
         trainer.step(next(trainer.train_batches.epoch(1)), 1, 1)
 
 
 def test_a_last_batch_of_one_image_that_a_norm_cannot_take_is_told(teachers, tmp_path):
-    overrides = {"DISTILLER.TYPE": "SRRL", "SRRL.CONNECTOR": "pooled", "SOLVER.BATCH_SIZE": 71}  # 143 images: 71, 71, 1
+    # 143 images: 71, 71, 1
+    overrides = {"DISTILLER.TYPE": "SRRL", "SRRL.CONNECTOR": "pooled", "SOLVER.BATCH_SIZE": 71}
     cfg = tiny_config(tmp_path, {**overrides, "DISTILLER.TEACHER_CKPT": teachers["resnet14"]})
-    with pytest.raises(UserError, match="epoch 1, step 3 is a batch of one image, which SRRL cannot train on .*BATCH_SIZE"):
+    with pytest.raises(
+        UserError,
+        match="epoch 1, step 3 is a batch of one image, which SRRL cannot train on .*BATCH_SIZE",
+    ):
         train(cfg)
 
 
 def test_the_best_epoch_is_the_first_of_the_highest():
     class Owner:
-        history = [{"epoch": 1}, *({"epoch": 2 + i, "test_top1": top1} for i, top1 in enumerate((3.0, 7.0, 7.0, 1.0)))]
+        history = [
+            {"epoch": 1},
+            *({"epoch": 2 + i, "test_top1": top1} for i, top1 in enumerate((3.0, 7.0, 7.0, 1.0))),
+        ]
 
     assert Trainer.best.fget(Owner)["epoch"] == 3
     Owner.history = [{"epoch": 1}]
@@ -196,34 +231,62 @@ def test_the_best_epoch_is_the_first_of_the_highest():
 def test_checkpoints_are_kept_every_so_many_epochs_and_best_is_the_bests(tmp_path, monkeypatch):
     """Accuracies by decree: epoch 2 is the best of 3."""
     scores = iter([Score(10.0, 50.0, 2.0), Score(30.0, 60.0, 1.0), Score(20.0, 70.0, 1.5)])
-    monkeypatch.setattr("sdkd_plugin.engine.trainer.evaluate", lambda predict, batches: next(scores))
+    monkeypatch.setattr(
+        "sdkd_plugin.engine.trainer.evaluate", lambda predict, batches: next(scores)
+    )
     folder = train(tiny_config(tmp_path, {"LOG.SAVE_CHECKPOINT_FREQ": 2})).path
-    kept = {"latest", "latest.previous", "best", "epoch_2", "student_latest", "student_best", "student_2"}
-    assert {path.name for path in folder.iterdir() if "_" in path.name or path.suffix in ("", ".previous")} - {".lock"} == kept
-    assert [read(folder / name)["epoch"] for name in ("latest", "latest.previous", "best", "epoch_2")] == [3, 2, 2, 2]
+    kept = {
+        "latest",
+        "latest.previous",
+        "best",
+        "epoch_2",
+        "student_latest",
+        "student_best",
+        "student_2",
+    }
+    assert {
+        path.name
+        for path in folder.iterdir()
+        if "_" in path.name or path.suffix in ("", ".previous")
+    } - {".lock"} == kept
+    assert [
+        read(folder / name)["epoch"] for name in ("latest", "latest.previous", "best", "epoch_2")
+    ] == [3, 2, 2, 2]
     assert_bits_equal(read(folder / "student_best"), read(folder / "student_2"))
     assert not torch.equal(
-        read(folder / "student_best")["model"]["fc.weight"], read(folder / "student_latest")["model"]["fc.weight"]
+        read(folder / "student_best")["model"]["fc.weight"],
+        read(folder / "student_latest")["model"]["fc.weight"],
     )
     assert read(folder / "best")["best_acc"] == read(folder / "latest")["best_acc"] == 30.0
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused(tmp_path):
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="SOLVER.DEVICE is 'cuda', but torch sees no CUDA device"):
+        with pytest.raises(
+            UserError, match="SOLVER.DEVICE is 'cuda', but torch sees no CUDA device"
+        ):
             make_accelerator(tiny_config(tmp_path, {"SOLVER.DEVICE": "cuda"}))
-    with pytest.raises(UserError, match="SOLVER.PRECISION is 'fp16', which needs CUDA; allowed on the CPU: fp32, bf16"):
-        make_accelerator(tiny_config(tmp_path, {"SOLVER.DEVICE": "cpu", "SOLVER.PRECISION": "fp16"}))
+    with pytest.raises(
+        UserError,
+        match="SOLVER.PRECISION is 'fp16', which needs CUDA; allowed on the CPU: fp32, bf16",
+    ):
+        make_accelerator(
+            tiny_config(tmp_path, {"SOLVER.DEVICE": "cpu", "SOLVER.PRECISION": "fp16"})
+        )
 
 
 def test_one_process_may_train_in_two_precisions(tmp_path):
     losses = {}
     for precision in ("fp32", "bf16", "fp32"):
         cfg = tiny_config(
-            tmp_path / str(len(losses)), {"SOLVER.PRECISION": precision, "SOLVER.EPOCHS": 1, "SOLVER.DEVICE": "cpu"}
+            tmp_path / str(len(losses)),
+            {"SOLVER.PRECISION": precision, "SOLVER.EPOCHS": 1, "SOLVER.DEVICE": "cpu"},
         )
         folder = train(cfg).path
-        assert {value.dtype for value in read(folder / "student_latest")["model"].values()} == {torch.float32, torch.int64}
+        assert {value.dtype for value in read(folder / "student_latest")["model"].values()} == {
+            torch.float32,
+            torch.int64,
+        }
         losses.setdefault(precision, []).append(metrics(folder)[0]["train_loss"])
     assert losses["fp32"][0] == losses["fp32"][1] != losses["bf16"][0]
     assert float(losses["bf16"][0]) == pytest.approx(float(losses["fp32"][0]), rel=0.05)
@@ -231,7 +294,10 @@ def test_one_process_may_train_in_two_precisions(tmp_path):
 
 def test_the_memory_format_changes_nothing_but_rounding(tmp_path):
     one_step = {"SOLVER.EPOCHS": 1, "SOLVER.BATCH_SIZE": 143}  # more of them amplify rounding
-    folders = [train(tiny_config(tmp_path, {**one_step, "SOLVER.CHANNELS_LAST": flag})).path for flag in (True, False)]
+    folders = [
+        train(tiny_config(tmp_path, {**one_step, "SOLVER.CHANNELS_LAST": flag})).path
+        for flag in (True, False)
+    ]
     one, two = (read(folder / "student_latest")["model"] for folder in folders)
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=1e-5, atol=1e-5)

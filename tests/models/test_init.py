@@ -18,8 +18,12 @@ def build(name: str) -> nn.Module:
 
 
 def assert_std(weight: Tensor, std: float) -> None:
-    """Within five standard errors of a normal sample's standard deviation (a uniform one's is smaller)."""
-    assert weight.square().mean().sqrt().item() == pytest.approx(std, rel=5 / math.sqrt(2 * weight.numel()))
+    """Within five standard errors of a normal sample's standard deviation (a uniform one's is
+    smaller).
+    """
+    assert weight.square().mean().sqrt().item() == pytest.approx(
+        std, rel=5 / math.sqrt(2 * weight.numel())
+    )
 
 
 def kurtosis(x: Tensor) -> float:

@@ -1,4 +1,6 @@
-"""The zoo against a real mdistiller checkout, where one is at hand: MDISTILLER_ROOT=<folder> pytest tests/models."""
+"""The zoo against a real mdistiller checkout, where one is at hand: MDISTILLER_ROOT=<folder> pytest
+tests/models.
+"""
 
 import importlib
 import os
@@ -6,7 +8,7 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import load
+from support.oracles import load
 from torch import Tensor, nn
 
 from sdkd_plugin.models import PUBLISHED_TEACHERS, build_model, teacher_checkpoint
@@ -19,13 +21,18 @@ def upstream() -> dict:
     """mdistiller's own name -> (constructor, checkpoint)."""
     root = os.environ.get("MDISTILLER_ROOT")
     if not root:
-        pytest.skip("MDISTILLER_ROOT is not set: THE ZOO IS NOT COMPARED WITH A REAL mdistiller, only with recorded numbers")
+        pytest.skip(
+            "MDISTILLER_ROOT is not set: THE ZOO IS NOT COMPARED WITH A REAL mdistiller, only with "
+            "recorded numbers"
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)
         return importlib.import_module("mdistiller.models.cifar").cifar_model_dict
 
 
-def both(upstream: dict, name: str, seed: int, size: int = 32) -> tuple[nn.Module, nn.Module, Tensor]:
+def both(
+    upstream: dict, name: str, seed: int, size: int = 32
+) -> tuple[nn.Module, nn.Module, Tensor]:
     """Ours and theirs with the same random weights and used norms, and a batch."""
     torch.manual_seed(seed)
     ours, theirs = build_model(name, 100), upstream[name][0](num_classes=100)
@@ -51,9 +58,13 @@ def test_eval_outputs(upstream: dict, name: str, seed: int):
     for key in ("feats", "preact_feats"):
         if key == "preact_feats" and name == "MobileNetV2":
             continue  # upstream has none
-        for k, (feat, feat_upstream) in enumerate(zip(feats[key], feats_upstream[key], strict=True)):
+        for k, (feat, feat_upstream) in enumerate(
+            zip(feats[key], feats_upstream[key], strict=True)
+        ):
             unshuffled = name == "ShuffleV2" and key == "preact_feats" and k > 0
-            assert_close(feat, F.channel_shuffle(feat_upstream, 2) if unshuffled else feat_upstream, 1e-5)
+            assert_close(
+                feat, F.channel_shuffle(feat_upstream, 2) if unshuffled else feat_upstream, 1e-5
+            )
     assert_close(feats["pooled_feat"], feats_upstream["pooled_feat"], 1e-5)
 
 
@@ -79,16 +90,24 @@ def test_train_gradients(upstream: dict, name: str):
     gradients = {key: p.grad for key, p in theirs.named_parameters()}
     scale = max(gradient.norm() for gradient in gradients.values())
     for key, parameter in ours.named_parameters():
-        # a convolution's bias before a norm has no gradient but rounding: compare it on the scale of the largest
-        assert (parameter.grad - gradients[key]).norm() <= 1e-9 * gradients[key].norm() + 1e-13 * scale, key
+        # a convolution's bias before a norm has no gradient but rounding: compare it on the scale
+        # of the largest
+        assert (parameter.grad - gradients[key]).norm() <= 1e-9 * gradients[
+            key
+        ].norm() + 1e-13 * scale, key
 
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_initial_spread(upstream: dict, name: str):
-    """Each large weight starts with the same standard deviation on both sides, within five standard errors of two samples."""
+    """Each large weight starts with the same standard deviation on both sides, within five standard
+    errors of two samples.
+    """
     torch.manual_seed(0)
-    ours, theirs = build_model(name, 100).state_dict(), upstream[name][0](num_classes=100).state_dict()
+    ours, theirs = (
+        build_model(name, 100).state_dict(),
+        upstream[name][0](num_classes=100).state_dict(),
+    )
     for key, weight in theirs.items():
         if weight.ndim > 1:
             assert abs(ours[key].std() / weight.std() - 1) < 5 / weight.numel() ** 0.5, key

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import fill, formula
+from support.oracles import fill, formula
 from torch import Tensor, nn
 
 from sdkd_plugin.models import build_model
@@ -22,11 +22,14 @@ def net() -> nn.Module:
 
 
 def test_preactivation_is_the_next_norm_of_the_raw_sum(net: nn.Module):
-    """Against the norm's formula written out: batch statistics while training, running statistics in eval."""
+    """Against the norm's formula written out: batch statistics while training, running statistics
+    in eval.
+    """
     for training in (True, False):
         net.train(training)
         norms = net.get_bn_before_relu()
-        running = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # before the step moves them
+        # before the step moves them
+        running = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
         feats = net(IMAGE)[1]
         for k, (norm, (mean, var)) in enumerate(zip(norms, running, strict=True), start=1):
             x = feats["feats"][k]
@@ -53,7 +56,9 @@ def test_nothing_survives_the_forward(net: nn.Module):
     feats = net(IMAGE)[1]
     taps = [weakref.ref(preact) for preact in feats["preact_feats"]]
     del feats
-    assert all(tap() is None for tap in taps), "the net keeps a pre-activation, and with it the graph, alive"
+    assert all(tap() is None for tap in taps), (
+        "the net keeps a pre-activation, and with it the graph, alive"
+    )
     assert all(block.tap is None for block in net.modules() if isinstance(block, PreactBlock))
 
 
@@ -90,11 +95,16 @@ def test_a_stage_may_be_left_out(net: nn.Module):
     net.block2 = Skipped(net.block2, feats["feats"][2])
     logits_short, feats_short = net(IMAGE)
     assert torch.equal(logits_short, logits)
-    assert all(torch.equal(a, b) for a, b in zip(feats_short["preact_feats"], feats["preact_feats"], strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(feats_short["preact_feats"], feats["preact_feats"], strict=True)
+    )
 
 
 def replicate(net: nn.Module) -> nn.Module:
-    """What DataParallel makes of a module for another device: own attributes, parameters as plain tensors."""
+    """What DataParallel makes of a module for another device: own attributes, parameters as plain
+    tensors.
+    """
     replicas = {module: module._replicate_for_data_parallel() for module in net.modules()}
     for module, replica in replicas.items():
         for key, child in module.named_children():
@@ -142,7 +152,12 @@ class Meeting(nn.Module):
 @torch.no_grad()
 def test_activation_in_place_does_not_touch_the_raw_sum(net: nn.Module):
     feats = net.eval()(IMAGE)[1]
-    assert all(feat.min() < 0 for feat in feats["feats"]) and all(preact.min() < 0 for preact in feats["preact_feats"])
-    out = net.block3(feats["feats"][2])  # outside of the net's forward the stage works in place, on its own maps only
+    assert all(feat.min() < 0 for feat in feats["feats"]) and all(
+        preact.min() < 0 for preact in feats["preact_feats"]
+    )
+    # outside of the net's forward the stage works in place, on its own maps only
+    out = net.block3(feats["feats"][2])
     torch.testing.assert_close(out, feats["feats"][3])
-    torch.testing.assert_close(net.block3.layer[0].bn1(feats["feats"][2]).relu(), F.relu(feats["preact_feats"][2]))
+    torch.testing.assert_close(
+        net.block3.layer[0].bn1(feats["feats"][2]).relu(), F.relu(feats["preact_feats"][2])
+    )

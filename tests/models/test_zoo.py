@@ -1,10 +1,12 @@
-"""Every model against what mdistiller computes (tests/oracle/zoo.json) and against the contract of `CifarNet`."""
+"""Every model against what mdistiller computes (tests/oracle/zoo.json) and against the contract of
+`CifarNet`.
+"""
 
 import copy
 
 import pytest
 import torch
-from oracles import fill, formula, load
+from support.oracles import fill, formula, load
 from torch import Tensor, nn
 
 from sdkd_plugin.errors import UserError
@@ -37,7 +39,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def net(name: str) -> nn.Module:
-    """A float32 model in eval mode whose norms have seen data, so that nothing is trivially zero. Not to be changed."""
+    """A float32 model in eval mode whose norms have seen data, so that nothing is trivially zero.
+    Not to be changed.
+    """
     torch.manual_seed(0)
     net = build_model(name, 100)
     for module in net.modules():
@@ -51,7 +55,9 @@ def net(name: str) -> nn.Module:
 def assert_recorded(actual: Tensor | list, recorded: list) -> None:
     """Relative 1e-8, plus the rounding of the record to nine decimals."""
     actual = actual if isinstance(actual, Tensor) else torch.stack(actual)
-    torch.testing.assert_close(actual, torch.tensor(recorded, dtype=torch.float64), rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(
+        actual, torch.tensor(recorded, dtype=torch.float64), rtol=1e-8, atol=1e-9
+    )
 
 
 def test_zoo_is_complete():
@@ -98,7 +104,10 @@ def test_features_tell_the_truth(name: str, net: nn.Module):
         else:
             torch.testing.assert_close(feat, preact.relu(), rtol=0, atol=0)
     if name == "MobileNetV2":
-        assert all(feat is preact for feat, preact in zip(feats["feats"], feats["preact_feats"], strict=True))
+        assert all(
+            feat is preact
+            for feat, preact in zip(feats["feats"], feats["preact_feats"], strict=True)
+        )
     assert feats["head_in"].min() >= 0
     torch.testing.assert_close(feats["pooled_feat"], feats["head_in"].flatten(2).mean(2))
     linear = net.classifier_module()
@@ -143,7 +152,9 @@ def test_norm_before_relu_shifts_the_preactivation(name: str, net: nn.Module):
 
 
 class Scaled(nn.Module):
-    """What a plug-in does to a stage: halves its output and spoils the pre-activation that nothing may continue with."""
+    """What a plug-in does to a stage: halves its output and spoils the pre-activation that nothing
+    may continue with.
+    """
 
     def __init__(self, stage: nn.Module):
         super().__init__()
@@ -155,7 +166,9 @@ class Scaled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         out = self.stage(x)
-        return (out[0] / 2, torch.full_like(out[1], torch.nan)) if isinstance(out, tuple) else out / 2
+        return (
+            (out[0] / 2, torch.full_like(out[1], torch.nan)) if isinstance(out, tuple) else out / 2
+        )
 
 
 @torch.no_grad()
@@ -166,11 +179,15 @@ def test_wrapped_stage_reaches_everything_behind_it(name: str, net: nn.Module):
         wrapped = copy.deepcopy(net)
         wrapped.set_submodule(child, Scaled(wrapped.get_submodule(child)))
         logits_wrapped, after = wrapped(image)
-        assert all(torch.equal(a, b) for a, b in zip(after["feats"][:k], before["feats"][:k], strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(after["feats"][:k], before["feats"][:k], strict=True)
+        )
         torch.testing.assert_close(after["feats"][k], before["feats"][k] / 2)
         behind = zip(after["feats"][k + 1 :], before["feats"][k + 1 :], strict=True)
         assert not any(torch.allclose(a, b, rtol=1e-3) for a, b in behind)
-        assert torch.isfinite(logits_wrapped).all() and not torch.allclose(logits_wrapped, logits, rtol=1e-3)
+        assert torch.isfinite(logits_wrapped).all() and not torch.allclose(
+            logits_wrapped, logits, rtol=1e-3
+        )
 
 
 @torch.no_grad()
@@ -187,7 +204,9 @@ def test_any_image_size(name: str, net: nn.Module, size: int):
 
 
 def test_vgg_says_when_the_image_is_too_small():
-    with pytest.raises(UserError, match="cannot halve a map of 1x1 any more: choose images of 8x8 pixels"):
+    with pytest.raises(
+        UserError, match="cannot halve a map of 1x1 any more: choose images of 8x8 pixels"
+    ):
         build_model("vgg8", 10)(images(7))
 
 
@@ -199,20 +218,27 @@ def test_channels_last(net: nn.Module):
     logits_strided, feats_strided = strided(image.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(logits_strided, logits, rtol=1e-3, atol=1e-3)
     assert feats_strided["feats"][-1].is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(feats_strided["preact_feats"][-1], feats["preact_feats"][-1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        feats_strided["preact_feats"][-1], feats["preact_feats"][-1], rtol=1e-3, atol=1e-3
+    )
 
 
 def test_autocast_reaches_every_weight(net: nn.Module):
-    """Under bf16 autocast the loss reaches every weight, through logits and features; and a copy after it is whole."""
+    """Under bf16 autocast the loss reaches every weight, through logits and features; and a copy
+    after it is whole.
+    """
     trained = copy.deepcopy(net).train()
     with torch.autocast("cpu", torch.bfloat16):
         logits, feats = trained(images(16))
-        loss = logits.float().square().sum() + sum(preact.float().square().mean() for preact in feats["preact_feats"])
+        loss = logits.float().square().sum() + sum(
+            preact.float().square().mean() for preact in feats["preact_feats"]
+        )
     loss.backward()
     assert logits.dtype == torch.bfloat16
     for key, parameter in trained.named_parameters():
         assert torch.isfinite(parameter.grad).all(), key
-        assert parameter.ndim == 1 or parameter.grad.any(), key  # a bias may be undone by the norm behind it
+        # a bias may be undone by the norm behind it
+        assert parameter.ndim == 1 or parameter.grad.any(), key
     with torch.no_grad():
         twin, original = copy.deepcopy(trained).eval(), trained.eval()
         assert torch.equal(twin(images(16))[0], original(images(16))[0])
@@ -231,8 +257,13 @@ def test_no_classes():
 
 
 def test_published_teachers_are_in_the_zoo():
-    assert len(PUBLISHED_TEACHERS) == 6 and set(PUBLISHED_TEACHERS) < {entry.name for entry in MODELS}
+    assert len(PUBLISHED_TEACHERS) == 6 and set(PUBLISHED_TEACHERS) < {
+        entry.name for entry in MODELS
+    }
 
 
 def test_teacher_checkpoints(name: str):
-    assert teacher_checkpoint(name) == f"download_ckpts/cifar_teachers/{name}_vanilla/ckpt_epoch_240.pth"
+    assert (
+        teacher_checkpoint(name)
+        == f"download_ckpts/cifar_teachers/{name}_vanilla/ckpt_epoch_240.pth"
+    )

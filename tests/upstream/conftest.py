@@ -1,4 +1,6 @@
-"""A copy of a real mdistiller checkout with a small fake CIFAR-100 and a teacher, ready for its own tools on a CPU."""
+"""A copy of a real mdistiller checkout with a small fake CIFAR-100 and a teacher, ready for its own
+tools on a CPU.
+"""
 
 import os
 import pickle
@@ -12,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdkd_plugin.engine.randomness import torch_seeded
 from sdkd_plugin.models import build_model, teacher_checkpoint
+from sdkd_plugin.randomness import torch_seeded
 
 ROOT = os.environ.get("MDISTILLER_ROOT")
 TRAIN_IMAGES, TEST_IMAGES = 200, 100  # two and one of each class: upstream's CRD wants two
@@ -23,8 +25,15 @@ TRAIN_IMAGES, TEST_IMAGES = 200, 100  # two and one of each class: upstream's CR
 def checkout(tmp_path: Path) -> Path:
     """A copy of the checkout that MDISTILLER_ROOT names; skips loudly without one."""
     if not ROOT:
-        pytest.skip("NOT TESTED AGAINST THE REAL MDISTILLER: set MDISTILLER_ROOT to a checkout of its commit a08d46f")
-    return Path(shutil.copytree(ROOT, tmp_path / "mdistiller", ignore=shutil.ignore_patterns(".git", "__pycache__")))
+        pytest.skip(
+            "NOT TESTED AGAINST THE REAL MDISTILLER: set MDISTILLER_ROOT to a checkout of its "
+            "commit a08d46f"
+        )
+    return Path(
+        shutil.copytree(
+            ROOT, tmp_path / "mdistiller", ignore=shutil.ignore_patterns(".git", "__pycache__")
+        )
+    )
 
 
 @pytest.fixture
@@ -37,7 +46,9 @@ def ready(checkout: Path) -> Path:
         network = build_model("resnet56", 100)
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None  # running statistics are those of one batch: else maps are thousands large
+                module.momentum = (
+                    None  # running statistics are those of one batch: else maps are thousands large
+                )
         network.train()(torch.randn(32, 3, 32, 32))
         torch.save({"model": network.state_dict()}, teacher)
     return checkout
@@ -49,22 +60,32 @@ def write_fake_cifar(folder: Path) -> None:
     generator = np.random.default_rng(0)
     for name, count in (("train", TRAIN_IMAGES), ("test", TEST_IMAGES)):
         data = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
-        (folder / name).write_bytes(pickle.dumps({"data": data, "fine_labels": [i % 100 for i in range(count)]}))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"class{i:02}" for i in range(100)]}))
+        (folder / name).write_bytes(
+            pickle.dumps({"data": data, "fine_labels": [i % 100 for i in range(count)]})
+        )
+    (folder / "meta").write_bytes(
+        pickle.dumps({"fine_label_names": [f"class{i:02}" for i in range(100)]})
+    )
 
 
 @pytest.fixture
 def call() -> Callable[..., subprocess.CompletedProcess]:
-    """Runs a python program in a checkout with CUDA calls and CIFAR's checksums stubbed; returns the finished process."""
+    """Runs a python program in a checkout with CUDA calls and CIFAR's checksums stubbed; returns
+    the finished process.
+    """
 
-    def run(checkout: Path, *arguments: str, ok: bool = True, path: str = "") -> subprocess.CompletedProcess:
+    def run(
+        checkout: Path, *arguments: str, ok: bool = True, path: str = ""
+    ) -> subprocess.CompletedProcess:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join([path, str(Path(__file__).parent / "stubs")]),
         }
         command = [sys.executable, *arguments]
-        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=600
+        )
         assert (done.returncode == 0) == ok, done.stdout[-2000:] + done.stderr[-4000:]
         return done
 

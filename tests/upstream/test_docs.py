@@ -10,7 +10,9 @@ from sdkd_plugin.upstream.registration import needs_trainer, obstacle
 LINES = (Path(__file__).resolve().parents[2] / "docs" / "mdistiller.md").read_text().splitlines()
 
 
-@pytest.mark.parametrize("entry", [entry for entry in METHODS if entry.name != "NONE"], ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", [entry for entry in METHODS if entry.name != "NONE"], ids=lambda entry: entry.name
+)
 def test_the_table_says_what_registration_does(entry):
     (line,) = [line for line in LINES if line.startswith(f"| {entry.name} |")]
     reason = obstacle(entry)

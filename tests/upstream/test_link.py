@@ -11,8 +11,13 @@ from sdkd_plugin.upstream.link import BEGIN, HOOK, RECORD
 
 def tree(folder: Path) -> dict[str, str]:
     """Every file and folder below, with the hash of its content."""
-    files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if "__pycache__" not in p.parts}
-    return {name: hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "folder" for name, p in files.items()}
+    files = {
+        str(p.relative_to(folder)): p for p in folder.rglob("*") if "__pycache__" not in p.parts
+    }
+    return {
+        name: hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "folder"
+        for name, p in files.items()
+    }
 
 
 def test_link_and_unlink_leave_every_byte_as_it_was(checkout, capsys):
@@ -24,7 +29,9 @@ def test_link_and_unlink_leave_every_byte_as_it_was(checkout, capsys):
     assert {name for name in before if linked[name] != before[name]} == {HOOK}
     brought = linked.keys() - before.keys()
     assert RECORD in brought and "configs/cifar100/sdkd/res56_res20.yaml" in brought
-    assert not any(name.startswith(("configs/cifar100/dkd", "configs/cifar100/kd")) for name in brought)
+    assert not any(
+        name.startswith(("configs/cifar100/dkd", "configs/cifar100/kd")) for name in brought
+    )
     assert main(["unlink", str(checkout), "--dry-run"]) == 0
     assert tree(checkout) == linked
     assert main(["unlink", str(checkout)]) == 0
@@ -56,7 +63,9 @@ def test_what_was_there_or_was_changed_since_is_kept(checkout, capsys):
 def test_an_edited_block_is_refused(checkout, capsys):
     main(["link", str(checkout)])
     hook = checkout / HOOK
-    hook.write_text(hook.read_text().replace("_register_sdkd_plugin()", "_register_sdkd_plugin(replace=True)"))
+    hook.write_text(
+        hook.read_text().replace("_register_sdkd_plugin()", "_register_sdkd_plugin(replace=True)")
+    )
     edited = tree(checkout)
     assert main(["unlink", str(checkout)]) == 2
     assert "was edited" in capsys.readouterr().err
@@ -78,7 +87,10 @@ def test_another_version_is_refused_with_the_parts_that_match(checkout, capsys):
     before = tree(checkout)
     assert main(["link", str(checkout)]) == 2
     error = capsys.readouterr().err
-    assert "not mdistiller at a08d46f: mdistiller/engine/trainer.py differ" in error and "tools/train.py matches" in error
+    assert (
+        "not mdistiller at a08d46f: mdistiller/engine/trainer.py differ" in error
+        and "tools/train.py matches" in error
+    )
     assert len(error.strip().splitlines()) == 1 and tree(checkout) == before
 
 
@@ -98,7 +110,16 @@ def test_a_linked_checkout_outlives_this_package(checkout, call, tmp_path):
     gone = tmp_path / "gone" / "sdkd_plugin"
     gone.mkdir(parents=True)
     (gone / "__init__.py").write_text("raise ImportError('uninstalled')\n")
-    done = call(checkout, "-c", "from mdistiller.distillers import distiller_dict as d; print(sorted(d))", path=str(gone.parent))
+    done = call(
+        checkout,
+        "-c",
+        "from mdistiller.distillers import distiller_dict as d; print(sorted(d))",
+        path=str(gone.parent),
+    )
     first, second = done.stdout.strip().splitlines()
-    assert first == "warning: sdkd_plugin is linked into this checkout but does not import (uninstalled): its methods are missing"
+    assert (
+        first
+        == "warning: sdkd_plugin is linked into this checkout but does not import (uninstalled): "
+        "its methods are missing"
+    )
     assert "'DKD'" in second and "SDKD" not in second.replace("KDSVD", "")

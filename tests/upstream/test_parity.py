@@ -1,6 +1,8 @@
-"""Every method that mdistiller has, too: the same losses and gradients for the same weights and batch; and its faults, pinned.
+"""Every method that mdistiller has, too: the same losses and gradients for the same weights and
+batch; and its faults, pinned.
 
-Runs on the checkout that MDISTILLER_ROOT names, in this process and in float64; CUDA calls are stubbed.
+Runs on the checkout that MDISTILLER_ROOT names, in this process and in float64; CUDA calls are
+stubbed.
 """
 
 import importlib
@@ -9,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from oracles import fill, formula
+from support.oracles import fill, formula
 from torch import Tensor, nn
 
 from sdkd_plugin.config import load_config
@@ -26,27 +28,42 @@ def upstream():
     """mdistiller's registries and config."""
     root = os.environ.get("MDISTILLER_ROOT")
     if not root:
-        pytest.skip("MDISTILLER_ROOT is not set: NO METHOD IS COMPARED WITH THE REAL mdistiller here")
+        pytest.skip(
+            "MDISTILLER_ROOT is not set: NO METHOD IS COMPARED WITH THE REAL mdistiller here"
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)
         for kind in (Tensor, nn.Module):
             patch.setattr(kind, "cuda", lambda self, *arguments: self)
-        names = {"distillers": "distiller_dict", "models.cifar": "cifar_model_dict", "engine.cfg": "CFG"}
+        names = {
+            "distillers": "distiller_dict",
+            "models.cifar": "cifar_model_dict",
+            "engine.cfg": "CFG",
+        }
         yield SimpleNamespace(
-            **{attribute: getattr(importlib.import_module(f"mdistiller.{m}"), attribute) for m, attribute in names.items()}
+            **{
+                attribute: getattr(importlib.import_module(f"mdistiller.{m}"), attribute)
+                for m, attribute in names.items()
+            }
         )
 
 
-def twins(upstream, method: str, pair: str = "resnet14/resnet8", *overrides: str) -> tuple[nn.Module, nn.Module]:
-    """Our distiller and mdistiller's with the same student and teacher weights, and the method's own modules alike."""
+def twins(
+    upstream, method: str, pair: str = "resnet14/resnet8", *overrides: str
+) -> tuple[nn.Module, nn.Module]:
+    """Our distiller and mdistiller's with the same student and teacher weights, and the method's
+    own modules alike.
+    """
     names = pair.split("/")
     extra = [NUM_DATA] if method == "CRD" else []
     theirs_cfg = upstream.CFG.clone()
     theirs_cfg.merge_from_list(list(overrides))
-    own = ["KDSVD.FORM", "width"] if method == "KDSVD" else []  # mdistiller's form; the default here is RepDistiller's
+    # mdistiller's form; the default here is RepDistiller's
+    own = ["KDSVD.FORM", "width"] if method == "KDSVD" else []
     cfg = load_config(None, ["DISTILLER.TYPE", method, *overrides, *own])
     teacher, student = (
-        fill(build_model(name, 100), prefix) for name, prefix in zip(names, ("teacher.", "student."), strict=True)
+        fill(build_model(name, 100), prefix)
+        for name, prefix in zip(names, ("teacher.", "student."), strict=True)
     )
     ours = METHODS[method].build(student, teacher, cfg, *extra).double().train()
     teacher, student = (upstream.cifar_model_dict[name][0](num_classes=100) for name in names)
@@ -54,7 +71,8 @@ def twins(upstream, method: str, pair: str = "resnet14/resnet8", *overrides: str
     theirs = upstream.distiller_dict[method](student, teacher, theirs_cfg, *extra).double().train()
     load(ours, student, teacher)  # FitNet and VID have moved running statistics at construction
     if method == "VID":
-        theirs.log_scales = [scale.double() for scale in theirs.log_scales]  # no part of the module, so .double() missed them
+        # no part of the module, so .double() missed them
+        theirs.log_scales = [scale.double() for scale in theirs.log_scales]
     own, foreign = own_parameters(ours), own_parameters(theirs)
     with torch.no_grad():
         for ours_value, theirs_value in zip(own, foreign, strict=True):
@@ -68,15 +86,26 @@ def load(ours: nn.Module, student: nn.Module, teacher: nn.Module) -> None:
 
 
 def own_parameters(distiller: nn.Module) -> list[nn.Parameter]:
-    """What the method adds, in both hosts' order; without VID's variances, which upstream does not register."""
-    modules = [module for name, module in distiller.named_children() if name not in ("student", "teacher")]
-    if type(distiller).__name__ == "ReviewKD" and type(distiller).__module__.startswith("mdistiller."):
+    """What the method adds, in both hosts' order; without VID's variances, which upstream does not
+    register.
+    """
+    modules = [
+        module for name, module in distiller.named_children() if name not in ("student", "teacher")
+    ]
+    if type(distiller).__name__ == "ReviewKD" and type(distiller).__module__.startswith(
+        "mdistiller."
+    ):
         modules = list(distiller.abfs)[::-1]  # deepest first there
-    return [p for module in modules for name, p in module.named_parameters() if not name.endswith("rho")]
+    return [
+        p for module in modules for name, p in module.named_parameters() if not name.endswith("rho")
+    ]
 
 
 def batch() -> dict[str, Tensor]:
-    return {"image": formula((N, 3, 32, 32), "image0"), "target": ((formula((N,), "label0") + 1) * 50).long()}
+    return {
+        "image": formula((N, 3, 32, 32), "image0"),
+        "target": ((formula((N,), "label0") + 1) * 50).long(),
+    }
 
 
 def losses_and_gradients(distiller: nn.Module, **extras) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -104,7 +133,8 @@ def test_losses_and_gradients_agree(upstream, method, pair):
     if method in ("REVIEWKD", "OFD", "KDSVD", "VID", "FITNET") and pair != PAIRS[0]:
         pytest.skip("upstream needs hand-set shapes here; one pair shows the parity")
     ours, theirs = twins(upstream, method, pair, *SETTINGS.get(method, ()))
-    # KDSVD: these weights kill channels, so singular values are 0, see its card, DIFF 2; OFD: upstream rounds margins to float32
+    # KDSVD: these weights kill channels, so singular values are 0, see its card, DIFF 2; OFD:
+    # upstream rounds margins to float32
     rel = {"KDSVD": 1e-5, "OFD": 1e-7}.get(method, 1e-8)
     assert_same(losses_and_gradients(ours, epoch=3), losses_and_gradients(theirs, epoch=3), rel)
 
@@ -142,9 +172,13 @@ def test_fault_the_shape_probe_moves_the_teachers_running_statistics(upstream, m
         student, teacher = models
         before = {name: value.clone() for name, value in teacher.state_dict().items()}
         distillers(student, teacher)
-        return any(not torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+        return any(
+            not torch.equal(before[name], value) for name, value in teacher.state_dict().items()
+        )
 
-    theirs = [upstream.cifar_model_dict[name][0](num_classes=100) for name in ("resnet8", "resnet14")]
+    theirs = [
+        upstream.cifar_model_dict[name][0](num_classes=100) for name in ("resnet8", "resnet14")
+    ]
     ours = [build_model(name, 100) for name in ("resnet8", "resnet14")]
     cfg = load_config(None, ["DISTILLER.TYPE", method])
     assert moved(lambda s, t: upstream.distiller_dict[method](s, t, upstream.CFG), theirs)
@@ -170,7 +204,10 @@ def test_fault_ofd_moves_the_frozen_teachers_running_statistics(upstream):
 def moves_teacher(distiller: nn.Module) -> bool:
     before = {name: value.clone() for name, value in distiller.teacher.state_dict().items()}
     losses_and_gradients(distiller, epoch=1)
-    return any(not torch.equal(before[name], value) for name, value in distiller.teacher.state_dict().items())
+    return any(
+        not torch.equal(before[name], value)
+        for name, value in distiller.teacher.state_dict().items()
+    )
 
 
 def test_fault_dkd_takes_the_log_of_zero(upstream):
@@ -189,12 +226,15 @@ def test_fault_dkd_takes_the_log_of_zero(upstream):
 
 
 @pytest.mark.parametrize(
-    "method, pair", [("OFD", "vgg13/MobileNetV2"), ("OFD", "resnet32x4/ShuffleV1"), ("KDSVD", "vgg13/resnet8")]
+    "method, pair",
+    [("OFD", "vgg13/MobileNetV2"), ("OFD", "resnet32x4/ShuffleV1"), ("KDSVD", "vgg13/resnet8")],
 )
 def test_fault_methods_that_crash_on_a_pair_either_run_here_or_say_why(upstream, method, pair):
     from sdkd_plugin.errors import UserError
 
-    teacher, student = (upstream.cifar_model_dict[name][0](num_classes=100) for name in pair.split("/"))
+    teacher, student = (
+        upstream.cifar_model_dict[name][0](num_classes=100) for name in pair.split("/")
+    )
     with pytest.raises((KeyError, AttributeError, RuntimeError)):
         upstream.distiller_dict[method](student, teacher, upstream.CFG).train()(
             image=torch.randn(4, 3, 32, 32), target=torch.arange(4)
@@ -220,12 +260,18 @@ def test_both_hosts_resolve_our_configs_to_the_same_shared_config(upstream):
     shared = dict(flatten(upstream.CFG))
     checked = 0
     for path in sorted((configs_folder() / "cifar100").glob("*/*.yaml")):
-        if load_config(path).DISTILLER.TYPE not in upstream.distiller_dict or path.match("kdsvd/wrn40_2_wrn40_1.yaml"):
+        if load_config(path).DISTILLER.TYPE not in upstream.distiller_dict or path.match(
+            "kdsvd/wrn40_2_wrn40_1.yaml"
+        ):
             continue  # KDSVD of unequal channels needs our FORM, which upstream's node lacks
         theirs = upstream.CFG.clone()
         theirs.merge_from_file(str(path))
         ours = dict(flatten(load_config(path)))
-        differing = {key: (ours[key], value) for key, value in flatten(theirs) if key in ours and ours[key] != list_of(value)}
+        differing = {
+            key: (ours[key], value)
+            for key, value in flatten(theirs)
+            if key in ours and ours[key] != list_of(value)
+        }
         assert differing == {}, Path(path)
         checked += 1
     assert checked > 30

@@ -50,7 +50,10 @@ def test_a_foreign_entry_is_replaced_only_when_asked(checkout, call):
     assert distiller_dict["KD"] is not KD
     """
     out = call(checkout, "-c", program(body)).stdout
-    assert out.count("already, from someone.else") == 2 and "already, from mdistiller.distillers.KD" in out
+    assert (
+        out.count("already, from someone.else") == 2
+        and "already, from mdistiller.distillers.KD" in out
+    )
 
 
 def test_without_mdistiller_the_error_says_what_to_do(tmp_path, call):
@@ -67,7 +70,9 @@ def test_a_broken_mdistiller_is_named_with_what_it_lacks(checkout, call):
     for module in ("scipy", "tqdm"):
         blocked = checkout.parent / f"no_{module}" / module
         blocked.mkdir(parents=True)
-        (blocked / "__init__.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name='{module}')\n")
+        (blocked / "__init__.py").write_text(
+            f"raise ModuleNotFoundError('No module named {module}', name='{module}')\n"
+        )
     body = """
     try:
         register()
@@ -79,7 +84,12 @@ def test_a_broken_mdistiller_is_named_with_what_it_lacks(checkout, call):
 
 
 @pytest.mark.parametrize(
-    "name, reason", [("NONE", "builds its vanilla runs itself"), ("DML", "trains its teacher"), ("SRRL", "reads `head_in`")]
+    "name, reason",
+    [
+        ("NONE", "builds its vanilla runs itself"),
+        ("DML", "trains its teacher"),
+        ("SRRL", "reads `head_in`"),
+    ],
 )
 def test_a_method_that_upstreams_trainer_cannot_carry_says_why(checkout, call, name, reason):
     body = f"""
@@ -103,20 +113,25 @@ def test_every_method_that_works_there_steps_with_upstreams_models_and_config(ch
 
     names = [entry.name for entry in METHODS if obstacle(entry) is None]
     register(names, replace=True)
-    CFG.SOLVER.TRAINER = "stages"
+    CFG.SOLVER.TRAINER = "phases"
     CFG.CRD.FEAT.STUDENT_DIM, CFG.CRD.FEAT.TEACHER_DIM, CFG.CRD.NCE.K = 64, 64, 4
     torch.manual_seed(0)
     image, target, index = torch.randn(64, 3, 32, 32), torch.arange(64), torch.arange(64)
     for name in names:
-        student, teacher = (cifar_model_dict[model][0](num_classes=100) for model in ("resnet8", "resnet14"))
+        models = [cifar_model_dict[model][0] for model in ("resnet8", "resnet14")]
+        student, teacher = (build(num_classes=100) for build in models)
         more = {"CRD": [64]}.get(name, [])
-        distiller = torch.nn.DataParallel(distiller_dict[name](student, teacher, CFG, *more)).train()
+        method = distiller_dict[name](student, teacher, CFG, *more)
+        distiller = torch.nn.DataParallel(method).train()
         optimizer = torch.optim.SGD(distiller.module.get_learnable_parameters(), lr=0.01)
-        extras = {"index": index, "contrastive_index": torch.randint(64, (64, 5))} if name == "CRD" else {"epoch": 1}
+        extras = {"epoch": 1}
+        if name == "CRD":
+            extras = {"index": index, "contrastive_index": torch.randint(64, (64, 5))}
         logits, losses = distiller(image=image, target=target, **extras)
         sum(loss.mean() for loss in losses.values()).backward()
         optimizer.step()
-        assert logits.shape == (64, 100) and all(torch.isfinite(loss).all() for loss in losses.values()), name
+        assert logits.shape == (64, 100), name
+        assert all(torch.isfinite(loss).all() for loss in losses.values()), name
         assert distiller.eval()(image=image).shape == (64, 100)
         print("stepped", name)
     """
@@ -124,16 +139,16 @@ def test_every_method_that_works_there_steps_with_upstreams_models_and_config(ch
     assert out.count("stepped") == 19  # as many as docs/mdistiller.md says work
 
 
-def test_a_method_with_stages_under_a_trainer_that_has_one_is_refused(checkout, call):
+def test_a_method_with_phases_under_a_trainer_that_has_one_is_refused(checkout, call):
     body = """
     from mdistiller.distillers import distiller_dict
     from mdistiller.engine import trainer_dict
     from mdistiller.engine.cfg import CFG
     from mdistiller.models import cifar_model_dict
 
-    assert "AB" in register() and "stages" in trainer_dict
-    student, teacher = (cifar_model_dict[model][0](num_classes=100) for model in ("resnet8", "resnet14"))
-    for trainer in ("base", "stages"):
+    assert "AB" in register() and "phases" in trainer_dict
+    student, teacher = (cifar_model_dict[model][0](num_classes=100) for model in ("resnet8",
+    "resnet14")) for trainer in ("base", "phases"):
         CFG.SOLVER.TRAINER = trainer
         try:
             distiller_dict["AB"](student, teacher, CFG)
@@ -141,5 +156,6 @@ def test_a_method_with_stages_under_a_trainer_that_has_one_is_refused(checkout, 
             print(error)
     """
     assert call(checkout, "-c", program(body)).stdout.strip() == (
-        "SOLVER.TRAINER is 'base', which has one stage, but AB with these settings has several; allowed: stages"
+        "SOLVER.TRAINER is 'base', which has one phase, but AB with these settings has several; "
+        "allowed: phases"
     )

@@ -38,9 +38,16 @@ def test_a_linked_checkout_trains_sdkd_and_its_student_scores_the_same_here(read
         patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
         assert main(["eval", "-m", "resnet20", "-c", str(folder / "student_best"), *data]) == 0
     assert f"top-1 {logged(folder, 'test_acc'):.2f}" in capsys.readouterr().out
-    assert main(["table", "--format", "csv", "--upstream", f"{folder}:SDKD:resnet56/resnet20:0"]) == 0
+    assert (
+        main(["table", "--format", "csv", "--upstream", f"{folder}:SDKD:resnet56/resnet20:0"]) == 0
+    )
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert (row["status"], row["method"], row["teacher"], row["n"]) == ("cell", "SDKD", "resnet56", "1")
+    assert (row["status"], row["method"], row["teacher"], row["n"]) == (
+        "cell",
+        "SDKD",
+        "resnet56",
+        "1",
+    )
     assert float(row["last_mean"]) == logged(folder, "test_acc") and row["published"]
 
 
@@ -91,21 +98,27 @@ def test_sdkd_runs_under_upstreams_trainers(ready, call, trainer):
 def test_upstreams_own_methods_still_run_in_a_linked_checkout(ready, call, cfg):
     main(["link", str(ready)])
     pair = "DISTILLER.TEACHER resnet56 DISTILLER.STUDENT resnet20".split()
-    crd = "CRD.FEAT.STUDENT_DIM 64 CRD.FEAT.TEACHER_DIM 64 CRD.NCE.K 16".split() if cfg == "crd.yaml" else []
+    crd = (
+        "CRD.FEAT.STUDENT_DIM 64 CRD.FEAT.TEACHER_DIM 64 CRD.NCE.K 16".split()
+        if cfg == "crd.yaml"
+        else []
+    )
     call(ready, "tools/train.py", "--cfg", f"configs/cifar100/{cfg}", *pair, *crd, *SHORT)
     assert logged(run_folder(ready), "train_loss") > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["AB", "FT", "FSP"])
-def test_a_method_with_stages_trains_them_in_turn_and_resumes_in_the_last(ready, call, method):
+def test_a_method_with_phases_trains_them_in_turn_and_resumes_in_the_last(ready, call, method):
     main(["link", str(ready)])
     cfg = f"configs/cifar100/{method.lower()}/res56_res20.yaml"
     init = [f"{method}.INIT_EPOCHS", "2"]
     done = call(ready, "tools/train.py", "--cfg", cfg, *SHORT, *init)
-    assert [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("stage ")] == [
-        "stage init, epoch 1 of 2",
-        "stage init, epoch 2 of 2",
+    assert [
+        line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("phase ")
+    ] == [
+        "phase init, epoch 1 of 2",
+        "phase init, epoch 2 of 2",
     ]
     first = run_folder(ready)
     assert math.isfinite(logged(first, "train_loss"))
@@ -114,7 +127,11 @@ def test_a_method_with_stages_trains_them_in_turn_and_resumes_in_the_last(ready,
     first.rename(second)
     done = call(ready, "tools/train.py", "--cfg", cfg, "--resume", *longer, *init)
     text = (second / "worklog.txt").read_text()
-    assert "stage init" not in done.stdout and text.count("epoch: 1\n") == 1 and text.count("epoch: 2\n") == 1
+    assert (
+        "phase init" not in done.stdout
+        and text.count("epoch: 1\n") == 1
+        and text.count("epoch: 2\n") == 1
+    )
 
 
 def test_a_script_outside_a_checkout_is_refused(tmp_path, capsys):

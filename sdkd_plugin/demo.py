@@ -1,0 +1,103 @@
+"""`make demo`: the whole job in a few minutes on data that need no download."""
+
+import os
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.config import configs_folder, load_config
+from sdkd_plugin.engine.run import train
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.runs.read import read_runs
+from sdkd_plugin.table.cells import compare_runs
+from sdkd_plugin.table.command import comparison_text, write_output
+from sdkd_plugin.table.formats.png import write_png
+from sdkd_plugin.table.published import load_published
+
+NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+TEACHER = "vanilla/resnet56.yaml"
+STUDENTS = (
+    "vanilla/resnet20",
+    "kd/res56_res20",
+    "dkd/res56_res20",
+    "crd/res56_res20",
+    "sdkd/res56_res20",
+)
+SEEDS = (0, 1)
+# Of the configs' 240; the students get a quarter of the images, so that not all of them know every
+# digit at the end.
+TEACHER_EPOCHS = 30
+STUDENT_EPOCHS = 24
+STUDENT_SUBSET = 0.25
+TITLE = (
+    "scikit-learn's digits: resnet56, trained on all training images, teaches resnet20 on a "
+    "quarter of them"
+)
+
+CAVEAT = (
+    "These are 8x8 handwritten digits, trained for a few epochs: they show that everything works, "
+    "and say nothing about "
+    "CIFAR-100 or about which method is better."
+)
+
+
+def run_demo(output: str) -> None:
+    """Trains a teacher and ten students on scikit-learn's digits, prints their table and leaves it
+    under `output`.
+
+    Finished runs are used again and interrupted ones go on, so a second call ends at once.
+
+    Raises:
+        UserError: a package of the extra `demo` is missing, or `output` cannot be written.
+    """
+    for module, package in NEEDED.items():
+        if find_spec(module) is None:
+            raise UserError(
+                f"the demo needs {package}; install it with: pip install 'sdkd-plugin[demo]'"
+            )
+    began, configs = time.perf_counter(), configs_folder() / "cifar100"
+    total = 1 + len(STUDENTS) * len(SEEDS)
+    print(f"run 1 of {total}: the teacher")
+    teacher = train(_config(configs / TEACHER, output, TEACHER_EPOCHS), resume=True).path
+    folders = []
+    for seed in SEEDS:
+        for name in STUDENTS:
+            print(f"\nrun {len(folders) + 2} of {total}: {name}, seed {seed}")
+            keys = ["SOLVER.SEED", str(seed), "DATASET.SUBSET", str(STUDENT_SUBSET)]
+            keys += ["DISTILLER.TEACHER_CKPT", str(teacher / "student_latest")]
+            cfg = _config(configs / f"{name}.yaml", output, STUDENT_EPOCHS, keys)
+            folders.append(train(cfg, resume=True).path)
+    comparison = compare_runs(*read_runs(folders))
+    screen = os.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(f"\n{comparison_text(comparison, load_published(), 'terminal', screen=screen)}")
+    write_output(
+        Path(output, "table.md"),
+        f"## {TITLE}\n\n{CAVEAT}\n\n{comparison_text(comparison, load_published(), 'md')}",
+    )
+    write_png(comparison, Path(output, "table.png"), TITLE)
+    print(_closing_words(output, time.perf_counter() - began))
+
+
+def _config(path: Path, output: str, epochs: int, keys: list[str] | None = None) -> CN:
+    own = ["DATASET.TYPE", "digits", "EXPERIMENT.PROJECT", "runs", "LOG.PREFIX", output]
+    own += ["SOLVER.EPOCHS", str(epochs), "SOLVER.SCHEDULE_EPOCHS", "240"]
+    return load_config(path, own + (keys or []))
+
+
+def _closing_words(output: str, seconds: float) -> str:
+    return f"""{CAVEAT}
+
+This took {seconds:.0f} s. Everything lies in {output}:
+  table.md, table.png   the comparison
+  runs/                 one folder per run: config.yaml, metrics.csv, result.json, checkpoints, \
+TensorBoard
+Try next:
+  python tools/table.py {output} --versus SDKD --format html --output demo.html    \
+curves, costs, paired tests
+  python tools/train.py --cfg configs/cifar100/sdkd/res56_res20.yaml --dry-run     \
+what the real run would cost here
+  python tools/table.py --published poster                                         \
+the numbers to reach"""

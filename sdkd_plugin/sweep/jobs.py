@@ -1,0 +1,212 @@
+"""From a sweep file to runs: methods x pairs x seeds x variants, teachers first, what is finished
+left alone.
+
+methods: [vanilla, kd, sdkd]              folders under configs/cifar100/
+pairs: [res56_res20]                      files there; vanilla trains the pair's student
+seeds: [0, 1, 2]
+overrides: {SOLVER.EPOCHS: 12}            any config keys, for every run
+variants:                                 optional, by method: label -> config keys; each label is a
+run of its own
+  sdkd:
+    full: {}
+    no mutual: {SDKD.LOSS.MUTUAL_WEIGHT: 0.0}
+teachers: {resnet56: teacher.pth}         optional; else mdistiller's place, and trained first (seed
+0) if not there
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.config import configs_folder, load_config, override_pairs
+from sdkd_plugin.data.dataset import load_dataset
+from sdkd_plugin.engine.build import MissingTeacherError, loads_teacher, teacher_path
+from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.files import sha256
+from sdkd_plugin.runs.folder import RunFolder, data_hash, run_identity
+
+KEYS = {
+    "methods": list,
+    "pairs": list,
+    "seeds": list,
+    "overrides": dict,
+    "variants": dict,
+    "teachers": dict,
+}
+NEEDED = ("methods", "pairs", "seeds")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what `tools/train.py --cfg cfg KEY VALUE ...` would do. `label` names it for
+    people.
+    """
+
+    label: str
+    cfg: Path
+    overrides: tuple[str, ...]
+
+    def config(self) -> CN:
+        """The resolved config."""
+        return load_config(self.cfg, self.overrides)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Jobs in two phases: the teachers that are missing, then the students; and the pairs that a
+    method does not have.
+    """
+
+    name: str
+    teachers: list[Job]
+    students: list[Job]
+    undefined: list[str]
+
+
+def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
+    """Reads and expands a sweep file; `overrides` are KEY VALUE pairs for every run, after the
+    file's own.
+
+    Raises:
+        UserError: unreadable, an unknown key, method, pair or config key, or a key of the wrong
+            kind.
+    """
+    tree = _read(path)
+    tree["overrides"] = {**tree.get("overrides", {}), **dict(override_pairs(overrides))}
+    configs = configs_folder() / "cifar100"
+    methods = sorted(folder.name for folder in configs.iterdir())
+    for method in [*tree["methods"], *tree.get("variants", {})]:
+        if method not in methods:
+            raise unknown("method", method, methods, str(path))
+    pairs = sorted(
+        {
+            file.stem
+            for method in methods
+            if method != "vanilla"
+            for file in (configs / method).glob("*.yaml")
+        }
+    )
+    for pair in tree["pairs"]:
+        if pair not in pairs:
+            raise unknown("pair", pair, pairs, str(path))
+    teachers: dict[str, Job] = {}
+    students, undefined = [], []
+    for method in tree["methods"]:
+        for pair in tree["pairs"]:
+            file = _config_file(configs, method, pair)
+            if not file.exists():
+                undefined.append(f"{method}/{pair}")
+                continue
+            for label, own in tree.get("variants", {}).get(method, {"": {}}).items():
+                for seed in tree["seeds"]:
+                    words = _words({**tree["overrides"], **own, "SOLVER.SEED": seed})
+                    job = Job(
+                        " ".join(filter(None, [f"{method}/{file.stem}", label, f"seed {seed}"])),
+                        file,
+                        words,
+                    )
+                    students.append(_with_teacher(job, tree, configs, teachers))
+    # vanilla is the same run for every teacher
+    unique = {(job.cfg, job.overrides): job for job in students}
+    return Sweep(path.stem, list(teachers.values()), list(unique.values()), undefined)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"sweep file {path} cannot be read: {error.strerror}; configs/sweeps/ has examples"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"sweep file {path} is no valid yaml: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"sweep file {path} holds {type(tree).__name__}, not a tree of keys: {', '.join(KEYS)}"
+        )
+    for key, value in tree.items():
+        if key not in KEYS:
+            raise unknown("sweep key", key, KEYS, str(path))
+        if not isinstance(value, KEYS[key]):
+            raise UserError(f"{key} in {path} is {value!r}; allowed: a {KEYS[key].__name__}")
+    lacking = [key for key in NEEDED if not tree.get(key)]
+    if lacking:
+        raise UserError(f"sweep file {path} has no {', '.join(lacking)}")
+    return tree
+
+
+def _config_file(configs: Path, method: str, pair: str) -> Path:
+    if method != "vanilla":
+        return configs / method / f"{pair}.yaml"
+    any_method = next(
+        file for file in sorted(configs.glob(f"*/{pair}.yaml")) if file.parent.name != "vanilla"
+    )
+    return configs / "vanilla" / f"{load_config(any_method).DISTILLER.STUDENT}.yaml"
+
+
+def _words(tree: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(word for key, value in tree.items() for word in (key, str(value)))
+
+
+def _with_teacher(job: Job, tree: dict[str, Any], configs: Path, teachers: dict[str, Job]) -> Job:
+    """The job with its teacher's checkpoint in its overrides; adds a teacher job if that has to be
+    trained first.
+    """
+    cfg = job.config()
+    if not loads_teacher(cfg):
+        return job
+    name = cfg.DISTILLER.TEACHER
+    given = tree.get("teachers", {}).get(name, "")
+    if given:
+        return Job(job.label, job.cfg, (*job.overrides, "DISTILLER.TEACHER_CKPT", given))
+    try:
+        teacher_path(cfg)
+        return job
+    except MissingTeacherError:
+        words = _words({**tree["overrides"], "SOLVER.SEED": 0})
+        teacher = teachers.setdefault(
+            name, Job(f"teacher {name}", configs / "vanilla" / f"{name}.yaml", words)
+        )
+        checkpoint = folder_of(teacher).path / "student_latest"
+        return Job(job.label, job.cfg, (*job.overrides, "DISTILLER.TEACHER_CKPT", str(checkpoint)))
+
+
+_DATA_HASHES: dict[
+    str, str
+] = {}  # by the config's DATASET node: hashing CIFAR-100 for each of 500 runs would take minutes
+
+
+def folder_of(job: Job) -> RunFolder:
+    """The folder a job writes to.
+
+    Raises:
+        MissingTeacherError: its teacher is not trained yet, so that the folder's name cannot be
+            known.
+    """
+    cfg = job.config()
+    key = cfg.DATASET.dump()
+    if key not in _DATA_HASHES:
+        _DATA_HASHES[key] = data_hash(load_dataset(cfg))
+    return RunFolder(
+        cfg,
+        run_identity(
+            cfg, _DATA_HASHES[key], sha256(teacher_path(cfg)) if loads_teacher(cfg) else None
+        ),
+    )
+
+
+def unfinished(jobs: list[Job]) -> Iterator[Job]:
+    """The jobs without a result."""
+    for job in jobs:
+        try:
+            if folder_of(job).result is not None:
+                continue
+        except MissingTeacherError:
+            pass
+        yield job

@@ -1,0 +1,120 @@
+"""The published numbers, all in published.csv with their source: the only numbers in a table that
+are typed by hand.
+"""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from sdkd_plugin.errors import unknown
+
+TEACHER, STUDENT, GAIN = "teacher", "student", "Gain"
+SHOWN_GAIN_OF = "SDKD"
+
+# engine.folder.data_hash of the whole CIFAR-100 at 32x32; what was measured on other images gets no
+# published number beside it.
+CIFAR100 = "123fff178151842b"
+
+# RepDistiller's protocol, which all tables in published.csv follow as far as they say.
+SCHEDULE: dict[str, Any] = {
+    "SOLVER.EPOCHS": 240,
+    "SOLVER.SCHEDULE_EPOCHS": 240,
+    "SOLVER.BATCH_SIZE": 64,
+    "SOLVER.LR": 0.05,
+    "SOLVER.LR_DECAY_STAGES": [150, 180, 210],
+    "SOLVER.LR_DECAY_RATE": 0.1,
+    "SOLVER.WEIGHT_DECAY": 0.0005,
+    "SOLVER.MOMENTUM": 0.9,
+    "DATASET.AUGMENT": "crop_flip",
+}
+SLOW_STUDENTS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # their LR is SLOW_LR
+SLOW_LR = 0.01
+
+
+@dataclass(frozen=True)
+class Published:
+    """One number somebody printed.
+
+    Args:
+        table: which of the tables in published.csv.
+        value: top-1 accuracy in percent, with the decimals it was printed with.
+        statistic: last | best (epoch on the test images) | unknown.
+        n: runs it is the mean of; None if not stated.
+    """
+
+    table: str
+    method: str
+    teacher: str
+    student: str
+    value: str
+    statistic: str
+    n: int | None
+    source: str
+
+
+@cache
+def load_published() -> list[Published]:
+    """Every row of published.csv, in its order."""
+    text = files("sdkd_plugin.table").joinpath("published.csv").read_text()
+    return [
+        Published(**{**row, "n": int(row["n"]) if row["n"] else None})
+        for row in csv.DictReader(text.splitlines())
+    ]
+
+
+def published_table(name: str) -> list[Published]:
+    """The rows of one published table.
+
+    Raises:
+        UserError: no such table; the known ones are named.
+    """
+    rows = load_published()
+    chosen = [row for row in rows if row.table == name]
+    if not chosen:
+        raise unknown("published table", name, {row.table for row in rows}, "--published")
+    return chosen
+
+
+def find_published(
+    rows: Iterable[Published], method: str, teacher: str, student: str
+) -> Published | None:
+    """The first of `rows` for this cell; method names are compared without case, since configs
+    write FITNET.
+    """
+    for row in rows:
+        if (row.method.lower(), row.teacher, row.student) == (method.lower(), teacher, student):
+            return row
+    return None
+
+
+def method_order(rows: Iterable[Published]) -> list[str]:
+    """Method names as papers write them, in the order tables print them: teacher and student first,
+    SDKD last.
+    """
+    names = list(dict.fromkeys(row.method for row in rows))
+    return [name for name in names if name != SHOWN_GAIN_OF] + [SHOWN_GAIN_OF]
+
+
+def is_cifar100(protocol: dict[str, Any]) -> bool:
+    """Whether a run trained on the whole CIFAR-100 at 32x32 and was scored on its test images."""
+    whole = {"DATASET.TYPE": "cifar100", "DATASET.SUBSET": 1.0, "DATASET.VAL_FRACTION": 0.0}
+    torchvisions = all(protocol.get(key) == value for key, value in whole.items())
+    return protocol.get("data") == CIFAR100 or (
+        torchvisions and protocol.get("DATASET.IMAGE_SIZE") in (0, 32)
+    )
+
+
+def departures(protocol: dict[str, Any], student: str) -> list[str]:
+    """How a run's schedule differs from the published one, as `KEY value (published: value)`."""
+    expected = {
+        **SCHEDULE,
+        "SOLVER.LR": SLOW_LR if student in SLOW_STUDENTS else SCHEDULE["SOLVER.LR"],
+    }
+    return [
+        f"{key} {protocol.get(key, 'not recorded')} (published: {value})"
+        for key, value in expected.items()
+        if protocol.get(key) != value
+    ]

@@ -1,0 +1,228 @@
+"""A sweep file becomes runs; finished ones are left alone; one failure stops nothing else."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sdkd_plugin.__main__ import main
+from sdkd_plugin.config import configs_folder
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.sweep.jobs import folder_of, read_sweep, unfinished
+
+TINY = {
+    "DATASET.TYPE": "digits",
+    "DATASET.SUBSET": 0.1,
+    "SOLVER.EPOCHS": 1,
+    "SOLVER.SCHEDULE_EPOCHS": 240,
+}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a sweep file whose runs go below tmp_path, which is the working directory: no teacher
+    lies there.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def write_file(**tree) -> Path:
+        tree = {
+            "methods": ["vanilla", "kd"],
+            "pairs": ["res56_res20"],
+            "seeds": [0, 1],
+            "overrides": TINY,
+            **tree,
+        }
+        path = tmp_path / "sweep.yaml"
+        path.write_text(
+            yaml.safe_dump({key: value for key, value in tree.items() if value is not None})
+        )
+        return path
+
+    return write_file
+
+
+def labels(jobs):
+    return [job.label for job in jobs]
+
+
+def test_methods_times_pairs_times_seeds_with_the_missing_teacher_first(write):
+    sweep = read_sweep(write())
+    assert labels(sweep.teachers) == ["teacher resnet56"]
+    assert labels(sweep.students) == [
+        "vanilla/resnet20 seed 0",
+        "vanilla/resnet20 seed 1",
+        "kd/res56_res20 seed 0",
+        "kd/res56_res20 seed 1",
+    ]
+    teacher, student = sweep.teachers[0].config(), sweep.students[3].config()
+    assert (teacher.DISTILLER.TYPE, teacher.DISTILLER.STUDENT, teacher.SOLVER.SEED) == (
+        "NONE",
+        "resnet56",
+        0,
+    )
+    assert (student.SOLVER.SEED, student.DATASET.TYPE) == (1, "digits")
+    assert (
+        Path(student.DISTILLER.TEACHER_CKPT) == folder_of(sweep.teachers[0]).path / "student_latest"
+    )
+
+
+def test_vanilla_is_one_run_for_all_teachers_of_a_student(write):
+    sweep = read_sweep(
+        write(methods=["vanilla"], pairs=["res56_res20", "res110_res20", "res110_res32"], seeds=[3])
+    )
+    assert labels(sweep.students) == ["vanilla/resnet20 seed 3", "vanilla/resnet32 seed 3"]
+    assert sweep.teachers == []
+
+
+def test_variants_are_runs_of_their_own_in_folders_of_their_own(write):
+    variants = {"sdkd": {"full": {}, "no mutual": {"SDKD.LOSS.MUTUAL_WEIGHT": 0.0}}}
+    (Path("teacher.pth")).write_bytes(b"content")
+    sweep = read_sweep(
+        write(methods=["sdkd"], seeds=[0], variants=variants, teachers={"resnet56": "teacher.pth"})
+    )
+    assert labels(sweep.students) == [
+        "sdkd/res56_res20 full seed 0",
+        "sdkd/res56_res20 no mutual seed 0",
+    ]
+    assert [job.config().SDKD.LOSS.MUTUAL_WEIGHT for job in sweep.students] == [1.0, 0.0]
+    assert len({folder_of(job).path for job in sweep.students}) == 2
+    assert (
+        sweep.teachers == [] and sweep.students[0].config().DISTILLER.TEACHER_CKPT == "teacher.pth"
+    )
+
+
+def test_the_command_lines_overrides_come_last(write):
+    sweep = read_sweep(write(), ("SOLVER.EPOCHS", "2"))
+    assert {job.config().SOLVER.EPOCHS for job in [*sweep.teachers, *sweep.students]} == {2}
+
+
+def test_overrides_come_in_pairs(write):
+    with pytest.raises(UserError, match="KEY VALUE pairs; 'SOLVER.EPOCHS' has no partner"):
+        read_sweep(write(), ("SOLVER.EPOCHS",))
+
+
+def test_commands_are_the_missing_teachers_and_then_the_students(write, capsys):
+    path = write(seeds=[0])
+    assert main(["sweep", str(path), "--commands"]) == 0
+    out, err = capsys.readouterr()
+    (line,) = out.splitlines()
+    assert "vanilla/resnet56.yaml --resume" in line and "for the 2 students" in err
+    Path("teacher.pth").write_bytes(b"content")
+    assert (
+        main(["sweep", str(write(seeds=[0], teachers={"resnet56": "teacher.pth"})), "--commands"])
+        == 0
+    )
+    out, err = capsys.readouterr()
+    assert [("/kd/" in line, "TEACHER_CKPT teacher.pth" in line) for line in out.splitlines()] == [
+        (False, False),
+        (True, True),
+    ]
+    assert err == ""
+
+
+@pytest.mark.slow
+def test_a_printed_command_is_the_run(write, capsys):
+    path = write(methods=["vanilla"], seeds=[0])
+    main(["sweep", str(path), "--commands"])
+    subprocess.run(capsys.readouterr().out, shell=True, check=True, capture_output=True)
+    main(["sweep", str(path), "--commands"])
+    assert capsys.readouterr().out == "" and list(unfinished(read_sweep(path).students)) == []
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"methods": ["vanila"]}, "unknown method 'vanila'.*did you mean 'vanilla'"),
+        ({"pairs": ["res56_res21"]}, "unknown pair 'res56_res21'.*did you mean 'res56_res20'"),
+        ({"seed": [0]}, "unknown sweep key 'seed'.*did you mean 'seeds'"),
+        ({"seeds": 3}, "seeds in .* is 3; allowed: a list"),
+        ({"seeds": None}, "has no seeds"),
+        ({"methods": []}, "has no methods"),
+        ({"overrides": {"SOLVER.EPOCH": 1}}, "unknown config key 'SOLVER.EPOCH'"),
+        ({"variants": {"sdkdd": {"a": {}}}}, "unknown method 'sdkdd'"),
+    ],
+)
+def test_a_faulty_file_is_refused_with_the_fault(write, change, message):
+    with pytest.raises(UserError, match=message):
+        read_sweep(write(**change))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [("[1, 2]", "holds list"), ("a: [", "no valid yaml"), (None, "cannot be read")],
+)
+def test_an_unreadable_file_is_refused(tmp_path, content, message):
+    path = tmp_path / "sweep.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_sweep(path)
+
+
+@pytest.mark.parametrize("name", ["poster", "laptop", "controls", "search", "smoke"])
+def test_the_sweeps_that_ship_expand(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    tree = yaml.safe_load((configs_folder() / "sweeps" / f"{name}.yaml").read_text())
+    quick = ("DATASET.TYPE", "digits", "DATASET.IMAGE_SIZE", "0")
+    sweep = read_sweep(configs_folder() / "sweeps" / f"{name}.yaml", quick)
+    seen = {job.label.split("/")[0] for job in sweep.students}
+    assert seen == set(tree["methods"])
+    assert all(pair.startswith("fsp/") for pair in sweep.undefined)
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_goes_on_after_a_failure_and_is_not_repeated(write, capsys):
+    Path("broken.pth").write_bytes(b"no checkpoint")
+    path = write(seeds=[0], teachers={"resnet56": "broken.pth"})
+    assert main(["sweep", str(path), "--jobs", "2"]) == 2
+    captured = capsys.readouterr()
+    assert "2 runs, 0 of them finished" in captured.out
+    assert (
+        "1 of 2 runs failed" in captured.err
+        and "kd/res56_res20 seed 0: exit code 2: error: checkpoint broken.pth" in captured.err
+    )
+    path = write(seeds=[0])
+    assert main(["sweep", str(path), "--jobs", "2"]) == 0
+    assert "3 runs, 1 of them finished" in capsys.readouterr().out
+    results = {file: file.stat().st_mtime_ns for file in Path("output").rglob("result.json")}
+    assert len(results) == 3
+    assert main(["sweep", str(path)]) == 0
+    assert "3 runs, 3 of them finished" in capsys.readouterr().out
+    assert {
+        file: file.stat().st_mtime_ns for file in Path("output").rglob("result.json")
+    } == results
+    assert list(unfinished(read_sweep(path).students)) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_runs_and_the_sweep_goes_on_from_there(write, tmp_path):
+    path = write(
+        methods=["vanilla"],
+        seeds=[0],
+        overrides={**TINY, "DATASET.SUBSET": 1.0, "SOLVER.EPOCHS": 6},
+    )
+    command = [sys.executable, "-m", "sdkd_plugin", "sweep", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # a shell that put the tests into the background made SIGINT ignored, which children inherit
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, **heed
+    )
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.rglob("student_latest")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert not list(tmp_path.rglob("result.json"))
+    assert (
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).returncode == 0
+    )
+    (result,) = tmp_path.rglob("result.json")
+    assert json.loads(result.read_text())["epochs"] == 6

@@ -1,0 +1,162 @@
+import csv
+from pathlib import Path
+
+import pytest
+
+from sdkd_plugin.config import load_config
+from sdkd_plugin.data.dataset import load_dataset
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.runs.folder import data_hash
+from sdkd_plugin.table.grids import published_grid
+from sdkd_plugin.table.published import (
+    CIFAR100,
+    SCHEDULE,
+    Published,
+    departures,
+    find_published,
+    is_cifar100,
+    load_published,
+    published_table,
+)
+
+PAPERS = {"data": CIFAR100, **SCHEDULE}
+
+
+def read_shared(path: Path) -> list[dict[str, str]]:
+    return list(
+        csv.DictReader(line for line in path.read_text().splitlines() if not line.startswith("#"))
+    )
+
+
+def test_poster_ends_with_the_computed_gain():
+    grid = published_grid(published_table("poster"))
+    first, last = grid.rows[0], grid.rows[-1]
+    assert [cell.text for cell in last] == ["Gain", "2.59", "3.02", "3.05", "3.07", "3.10"]
+    assert [cell.text for cell in first] == ["teacher", "75.61", "75.61", "72.34", "74.31", "74.31"]
+    assert grid.rows[1][0].text == "student"
+    assert "Gain" not in {row.method for row in load_published()}
+
+
+def test_best_of_a_column_is_marked_whoever_owns_it():
+    grid = published_grid(published_table("poster"))
+    marked = [
+        (cell_row[0].text, grid.head[at])
+        for cell_row in grid.rows
+        for at, cell in enumerate(cell_row)
+        if cell.best
+    ]
+    assert marked == [
+        ("SimKD", "wrn_40_2/wrn_40_1"),
+        ("DistPro", "wrn_40_2/wrn_16_2"),
+        ("SDKD", "resnet56/resnet20"),
+        ("SDKD", "resnet110/resnet20"),
+        ("SDKD", "resnet110/resnet32"),
+    ]
+
+
+def test_a_teacher_is_no_contestant():
+    rows = [
+        Published("t", method, "a", "b", "70.00", "last", None, "s") for method in ("teacher", "KD")
+    ]
+    assert [[cell.best for cell in row] for row in published_grid(rows).rows] == [
+        [False, False],
+        [False, True],
+    ]
+
+
+def test_poster_is_the_checked_table(shared):
+    theirs = {}
+    for row in read_shared(shared / "published" / "cifar100_poster_table.csv"):
+        method = row.pop("method")
+        theirs.update({(method, pair): value for pair, value in row.items() if value})
+    assert {
+        (row.method, f"{row.teacher}/{row.student}"): row.value for row in published_table("poster")
+    } == theirs
+
+
+def test_motivation_is_the_checked_table(shared):
+    ours = {(row.method, row.teacher, row.student): row for row in published_table("motivation")}
+    theirs = read_shared(shared / "published" / "cifar100_poster_motivation.csv")
+    assert len(ours) == 3 * len(theirs)
+    for row in theirs:
+        pair = row["teacher"], row["student"]
+        assert ours["teacher", *pair].value == row["teacher_acc"]
+        assert ours["student", *pair].value == row["student_acc"]
+        assert ours["KD", *pair].value == row["kd_acc"]
+        assert (
+            f"temperature {row['tau']}, test cross-entropy at it {row['teacher_ce_at_tau']}"
+            in ours["teacher", *pair].source
+        )
+        assert ours["student", *pair].source.endswith(f"cross-entropy {row['student_ce']}")
+
+
+def test_repdistiller_holds_the_collected_numbers(shared):
+    text = (shared / "methods.md").read_text()
+    lines = text[text.index("| method | r32x4") :].splitlines()[2:]
+    pairs = [("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"), ("resnet56", "resnet20")]
+    theirs = {}
+    for line in lines[: next(at for at, line in enumerate(lines) if not line.startswith("|"))]:
+        names, *values = (part.strip() for part in line.strip("|").split("|"))
+        names = (
+            ["teacher", "student"]
+            if names.startswith("teacher")
+            else names.split(" (")[0].removesuffix(" f=2").split(" / ")
+        )
+        for pair, value in zip(pairs, values, strict=True):
+            for name, number in zip(names, value.split(" (")[0].split(" / "), strict=False):
+                if number != "–":
+                    theirs[name, *pair] = number
+    assert len(theirs) > 50
+    assert {
+        (row.method, row.teacher, row.student): row.value for row in published_table("repdistiller")
+    } == theirs
+
+
+def test_every_number_says_where_it_is_from_and_what_it_is():
+    for row in load_published():
+        assert row.source and row.statistic in ("last", "best", "unknown")
+        assert row.value == f"{float(row.value):.2f}"
+
+
+def test_unknown_table_names_the_nearest():
+    with pytest.raises(UserError, match="'postr' in --published: did you mean 'poster'"):
+        published_table("postr")
+
+
+def test_methods_are_found_without_case():
+    assert find_published(load_published(), "FITNET", "resnet56", "resnet20").value == "69.21"
+    assert find_published(load_published(), "FITNET", "resnet20", "resnet56") is None
+
+
+def test_departures_name_what_differs():
+    assert departures(PAPERS, "resnet20") == []
+    assert departures({**PAPERS, "SOLVER.EPOCHS": 10}, "resnet20") == [
+        "SOLVER.EPOCHS 10 (published: 240)"
+    ]
+    assert departures({**PAPERS, "SOLVER.LR": 0.01}, "ShuffleV1") == []
+    assert departures(PAPERS, "ShuffleV1") == ["SOLVER.LR 0.05 (published: 0.01)"]
+
+
+def test_published_numbers_are_of_whole_cifar100_only():
+    whole = {
+        "data": "x",
+        "DATASET.TYPE": "cifar100",
+        "DATASET.SUBSET": 1.0,
+        "DATASET.VAL_FRACTION": 0.0,
+        "DATASET.IMAGE_SIZE": 0,
+    }
+    assert is_cifar100(PAPERS) and is_cifar100(whole)
+    for key, value in {
+        "DATASET.TYPE": "npz",
+        "DATASET.SUBSET": 0.5,
+        "DATASET.VAL_FRACTION": 0.1,
+        "DATASET.IMAGE_SIZE": 16,
+    }.items():
+        assert not is_cifar100({**whole, key: value})
+
+
+@pytest.mark.slow
+def test_cifar100_is_known_by_its_hash(shared):
+    path = shared / "data" / "cifar100.npz"
+    cfg = load_config(None, ["DATASET.TYPE", "npz", "DATASET.ROOT", str(path)])
+    assert data_hash(load_dataset(cfg)) == CIFAR100
