@@ -224,12 +224,12 @@ def _add_bridge(commands: argparse._SubParsersAction) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from sdkd_plugin.config import load_config
-    from sdkd_plugin.engine.plan import show_plan
+    from sdkd_plugin.engine.plan import show_run_plan
     from sdkd_plugin.engine.run import train
 
     cfg = load_config(options.cfg, options.opts)
     if options.dry_run:
-        show_plan(cfg)
+        show_run_plan(cfg)
     else:
         train(cfg, resume=options.resume, train_teacher=options.train_teacher)
 

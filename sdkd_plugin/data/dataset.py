@@ -2,7 +2,9 @@
 for.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -63,6 +65,18 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of all images and targets of both splits, as they are
+        used.
+        """
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for array in (split.images, split.targets):
+                digest.update(str(tuple(array.shape)).encode())
+                digest.update(array.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
 
 
 def load_dataset(cfg: CN) -> Dataset:

@@ -64,9 +64,8 @@ class Distiller(nn.Module):
         self.student = student
         self.teacher = teacher
         self.phase: Phase | None = None  # set by the loop; None under a loop that knows no phases
-        self.terms: dict[
-            str, Tensor
-        ] = {}  # single loss terms of the last step, detached, for the log only
+        # single loss terms of the last step, detached, for the log only
+        self.terms: dict[str, Tensor] = {}
         if self.teacher_from == "checkpoint":
             teacher.requires_grad_(False)
             teacher.eval()
@@ -93,6 +92,25 @@ class Distiller(nn.Module):
         epochs.
         """
         return [Phase("train", cfg.SOLVER.EPOCHS)]
+
+    def enter(self, phase: Phase, begin: bool) -> list[dict[str, Any]]:
+        """Enters a phase: the one place where its parameters, and no others, become trainable.
+
+        Args:
+            begin: whether the phase begins; False when resuming inside it.
+        Returns:
+            the optimiser's groups, each with `params` and `lr_factor`.
+        """
+        self.phase = phase
+        if begin:
+            self.begin_phase(phase)
+        groups = [{"lr_factor": 1.0, **group} for group in self.get_parameter_groups(phase)]
+
+        self.requires_grad_(False)
+        for group in groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(True)
+        return groups
 
     def begin_phase(self, phase: Phase) -> None:
         """Called once before a phase's first epoch, for what must happen exactly once; not called

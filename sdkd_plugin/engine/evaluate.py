@@ -1,28 +1,106 @@
-"""Accuracy of a network on a split, in float32, always on every image."""
+"""How good a network is on a split: evaluators, each of which yields metrics by name.
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+In float32, always on every image. A new metric is one evaluator here: the loop, the record and the
+table carry whatever the evaluators yield.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdkd_plugin.runs.record import ACCURACIES, Metric
 
-@dataclass(frozen=True)
-class Score:
-    """top1 and top5 in percent, loss as mean cross entropy in nats."""
+BINS = 15  # of the calibration error, as in the paper and most after it
 
-    top1: float
-    top5: float
-    loss: float
 
-    def __str__(self) -> str:
-        return f"top-1 {self.top1:.2f}, top-5 {self.top5:.2f}, loss {self.loss:.4f}"
+class Evaluator:
+    """Sees every batch of a split once and then yields (name, value) for each of its `metrics`.
+
+    Sums are kept in float64, so the values do not depend on the batch size beyond the network's
+    own rounding, and on the device, so that no batch waits for it.
+    """
+
+    metrics: Mapping[str, Metric]
+
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        """Takes a batch in: logits [N, K] float32, target [N] int64."""
+        raise NotImplementedError
+
+    def values(self, count: int) -> Iterator[tuple[str, float]]:
+        """The metrics over all `count` images seen."""
+        raise NotImplementedError
+
+
+class Accuracy(Evaluator):
+    """Share of the images whose class has the largest logit, and one of the five largest."""
+
+    metrics = ACCURACIES
+
+    def __init__(self) -> None:
+        self.correct: Tensor | float = 0.0  # [2]
+
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        counts = [correct_within(logits, target, k) for k in (1, 5)]
+        self.correct = self.correct + torch.stack(counts).double()
+
+    def values(self, count: int) -> Iterator[tuple[str, float]]:
+        shares = 100 * (self.correct / count)
+        yield from zip(self.metrics, shares.tolist(), strict=True)
+
+
+class CrossEntropy(Evaluator):
+    """Mean cross entropy with the labels, in nats."""
+
+    metrics = {"loss": Metric("loss", "Cross entropy", "nats", "lower", decimals=4)}
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        self.total = self.total + F.cross_entropy(logits, target, reduction="sum").double()
+
+    def values(self, count: int) -> Iterator[tuple[str, float]]:
+        yield "loss", float(self.total) / count
+
+
+class Calibration(Evaluator):
+    """Expected calibration error: sum over bins b of n_b / N |accuracy_b - confidence_b|.
+
+    An image's confidence is its largest softmax probability; BINS bins of equal width cut (0, 1].
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 3.
+    """
+
+    metrics = {"ece": Metric("ECE", "Expected calibration error", "%", "lower")}
+
+    def __init__(self) -> None:
+        # [BINS]: correct images minus the sum of confidences
+        self.excess: Tensor | float = 0.0
+
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        confidence, predicted = logits.double().softmax(1).max(1)  # [N] each
+        # bin b holds confidences in (b / BINS, (b + 1) / BINS]
+        place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+        excess = (predicted == target).double() - confidence
+        self.excess = self.excess + excess.new_zeros(BINS).index_add(0, place, excess)
+
+    def values(self, count: int) -> Iterator[tuple[str, float]]:
+        yield "ece", 100 * self.excess.abs().sum().item() / count
+
+
+EVALUATORS: tuple[type[Evaluator], ...] = (Accuracy, CrossEntropy, Calibration)
+METRICS = {name: metric for each in EVALUATORS for name, metric in each.metrics.items()}
 
 
 def correct_within(logits: Tensor, target: Tensor, k: int) -> Tensor:
-    """How many samples have their class among the k largest logits. logits [N, K], target [N];
-    scalar count.
+    """How many samples have their class among the k largest logits.
+
+    Args:
+        logits: [N, K].
+        target: [N].
+    Returns:
+        scalar count.
     """
     k = min(k, logits.shape[1])
     return (logits.topk(k, dim=1).indices == target[:, None]).any(dim=1).sum()
@@ -31,23 +109,21 @@ def correct_within(logits: Tensor, target: Tensor, k: int) -> Tensor:
 @torch.no_grad()
 def evaluate(
     predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
-) -> Score:
-    """Scores `predict` (image [N, 3, H, W] to logits [N, K]) over (image, target) batches.
+) -> dict[str, float]:
+    """Every evaluator's metrics of `predict` (image [N, 3, H, W] to logits [N, K]) over batches.
 
-    The caller puts the network into eval mode. Sums are kept in float64, so the result does not
-    depend on the batch size beyond the network's own rounding.
+    The caller puts the network into eval mode.
     """
-    count, totals = 0, torch.zeros(3, dtype=torch.float64)
+    evaluators = [build() for build in EVALUATORS]
+    count = 0
     for image, target in batches:
         logits = predict(image).float()
-        loss = F.cross_entropy(logits, target, reduction="sum")
-        totals += (
-            torch.stack(
-                [correct_within(logits, target, 1), correct_within(logits, target, 5), loss]
-            )
-            .double()
-            .cpu()
-        )
+        for evaluator in evaluators:
+            evaluator.add(logits, target)
         count += len(target)
-    top1, top5, loss = (totals / count).tolist()
-    return Score(100 * top1, 100 * top5, loss)
+    return {name: value for each in evaluators for name, value in each.values(count)}
+
+
+def describe(scores: Mapping[str, float]) -> str:
+    """The scores in one line: "top-1 43.10, top-5 74.02, loss 2.1873, ECE 5.41"."""
+    return ", ".join(f"{METRICS[name].label} {METRICS[name].show(scores[name])}" for name in scores)

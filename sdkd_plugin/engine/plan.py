@@ -10,9 +10,11 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import active_config, epoch_keys, flatten, scaled_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.distillers.base import Distiller, Phase
-from sdkd_plugin.engine.build import MissingTeacherError, build_distiller, build_teacher
+from sdkd_plugin.engine.build import build_distiller, build_teacher
+from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
+from sdkd_plugin.runs.teacher import MissingTeacherError, loads_teacher, teacher_path
 
 WARM_STEPS, TIMED_STEPS, TIMED_EVAL_BATCHES = 2, 6, 4
 
@@ -45,19 +47,24 @@ def make_plan(cfg: CN) -> Plan:
 
     The cost needs no trained teacher: where the checkpoint is missing a random one is timed.
     """
-    dataset, warning = load_dataset(cfg), None
+    dataset = load_dataset(cfg)
+    warning = None
     try:
-        teacher = build_teacher(cfg, dataset.num_classes)
+        checkpoint = teacher_path(cfg) if loads_teacher(cfg) else None
+        teacher = build_teacher(cfg, dataset.num_classes, checkpoint)
     except MissingTeacherError as error:
         warning = str(error)
         teacher = build_model(cfg.DISTILLER.TEACHER, dataset.num_classes).eval()
-    distiller = build_distiller(cfg, dataset, teacher)
-    trainer, costs = Trainer(scaled_config(cfg), distiller, dataset), []
-    for phase in distiller.phases(trainer.cfg):
+
+    scaled = scaled_config(cfg)
+    distiller = build_distiller(scaled, dataset, teacher)
+    trainer = Trainer(scaled, distiller, dataset, make_accelerator(cfg))
+    costs = []
+    for phase in distiller.phases(scaled):
         trainer.enter(phase, begin=True)
-        costs.append(
-            (phase, time_training(trainer), time_evaluation(trainer) if phase.scores else 0.0)
-        )
+        score = time_evaluation(trainer) if phase.scores else 0.0
+        costs.append((phase, time_training(trainer), score))
+
     student = 4 * sum(value.numel() for value in distiller.deployed().state_dict().values())
     whole = student + 4 * sum(
         value.numel()
@@ -69,7 +76,7 @@ def make_plan(cfg: CN) -> Plan:
     return Plan(dataset, distiller, trainer.device, warning, costs, (3 + kept) * (whole + student))
 
 
-def show_plan(cfg: CN) -> None:
+def show_run_plan(cfg: CN) -> None:
     """Prints the resolved config, the scaled epoch keys, parameter counts and an epoch's cost from
     a few timed steps.
     """

@@ -1,9 +1,12 @@
-"""From a config to a finished run: data, teacher, folder, training, result."""
+"""From a config to a finished run: data, folder, networks, training, record."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode as CN
@@ -11,21 +14,21 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import active_config, scaled_config
 from sdkd_plugin.data.batches import EvalBatches
 from sdkd_plugin.data.dataset import Dataset, load_dataset
-from sdkd_plugin.engine.build import (
-    MissingTeacherError,
-    build_distiller,
-    build_teacher,
-    loads_teacher,
-    teacher_path,
-)
+from sdkd_plugin.distillers.base import Distiller
+from sdkd_plugin.engine.build import build_distiller, build_teacher
 from sdkd_plugin.engine.deploy import load_network
-from sdkd_plugin.engine.evaluate import Score, evaluate
+from sdkd_plugin.engine.device import make_accelerator
+from sdkd_plugin.engine.evaluate import METRICS, describe, evaluate
 from sdkd_plugin.engine.memory import peak_memory
-from sdkd_plugin.engine.trainer import Trainer, make_accelerator
-from sdkd_plugin.files import sha256, write_json
+from sdkd_plugin.engine.recorder import Recorder
+from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import teacher_checkpoint
 from sdkd_plugin.runs.environment import describe_environment, uncommitted_diff
-from sdkd_plugin.runs.folder import RunFolder, data_hash, run_identity
+from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.record import HEADLINE, Result
+from sdkd_plugin.runs.teacher import MissingTeacherError, loads_teacher, teacher_path
+
+Scores = Mapping[str, float]
 
 
 def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFolder:
@@ -42,41 +45,64 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
     if train_teacher:
         cfg = with_trained_teacher(cfg, resume)
     dataset = load_dataset(cfg)
-    teacher_hash = sha256(teacher_path(cfg)) if loads_teacher(cfg) else None
-    folder = RunFolder(cfg, run_identity(cfg, data_hash(dataset), teacher_hash))
+    folder = RunFolder.of(cfg, dataset)
+
     with folder.lock():
         folder.check(resume)
-        if folder.result is not None:
-            print(
-                f"{folder.path} holds this run, finished: last top-1 "
-                f"{folder.result['last']['top1']:.2f}"
-            )
+        result = folder.result
+        if result is not None:
+            top1 = result.last[HEADLINE]
+            print(f"{folder.path} holds this run, finished: last top-1 {top1:.2f}")
             return folder
-        device = make_accelerator(cfg).device
-        environment = describe_environment(device)
-        teacher = build_teacher(cfg, dataset.num_classes)
-        teacher_score = (
-            score_teacher(teacher.to(device), cfg, dataset, device) if loads_teacher(cfg) else None
-        )
-        trainer = Trainer(
-            scaled_config(cfg), build_distiller(cfg, dataset, teacher), dataset, folder
-        )
-        trainer.resume()
-        if not trainer.history:
-            folder.begin(cfg, environment, uncommitted_diff())
-        done, total = len(trainer.history), len(trainer.schedule)
-        print(
-            f"{folder.path}: {total} epochs, {done} of them done, {len(dataset.train)} training "
-            f"images"
-        )
-        trainer.run()
-        if teacher is not None and teacher_score is None:  # trained along with the student
-            teacher_score = score_teacher(teacher.eval(), cfg, dataset, device)
-        write_json(
-            folder.path / "result.json",
-            make_result(cfg, trainer, dataset, teacher_score, environment),
-        )
+
+        setup = prepare(cfg, dataset, folder)
+        recorder = Recorder(folder, cfg.LOG.SAVE_CHECKPOINT_FREQ)
+        trainer = Trainer(setup.cfg, setup.distiller, dataset, setup.accelerator)
+        trainer.resume(recorder)
+        if not recorder.history:
+            folder.begin(cfg, setup.environment, uncommitted_diff())
+
+        done, total = len(recorder.history), len(trainer.schedule)
+        images = len(dataset.train)
+        print(f"{folder.path}: {total} epochs, {done} of them done, {images} training images")
+        trainer.run(recorder)
+        make_result(setup, trainer, recorder).write(folder.path)
     return folder
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made of, each part made once.
+
+    Args:
+        cfg: scaled to the run's epochs.
+        given: the config as it was given, unscaled.
+        teacher_score: of a teacher that was loaded; None otherwise.
+        environment: as it is when the run starts or goes on.
+    """
+
+    cfg: CN
+    given: CN
+    dataset: Dataset
+    accelerator: Accelerator
+    distiller: Distiller
+    teacher_score: Scores | None
+    environment: dict[str, Any]
+
+
+def prepare(cfg: CN, dataset: Dataset, folder: RunFolder) -> Setup:
+    """Teacher, device, scaled config and the method around them; a loaded teacher is measured."""
+    scaled = scaled_config(cfg)
+    accelerator = make_accelerator(cfg)
+    device = accelerator.device
+    environment = describe_environment(device)
+
+    teacher = build_teacher(cfg, dataset.num_classes, folder.teacher)
+    score = None
+    if folder.teacher is not None:
+        score = score_teacher(teacher.to(device), cfg, dataset, device)
+    distiller = build_distiller(scaled, dataset, teacher)
+    return Setup(scaled, cfg, dataset, accelerator, distiller, score, environment)
 
 
 def with_trained_teacher(cfg: CN, resume: bool) -> CN:
@@ -95,14 +121,18 @@ def with_trained_teacher(cfg: CN, resume: bool) -> CN:
     except MissingTeacherError:
         if cfg.DISTILLER.TEACHER_CKPT:
             raise
+
     teacher_cfg = cfg.clone()
     teacher_cfg.defrost()
-    teacher_cfg.DISTILLER.TYPE, teacher_cfg.DISTILLER.STUDENT = "NONE", cfg.DISTILLER.TEACHER
-    teacher_cfg.EXPERIMENT.NAME, teacher_cfg.EXPERIMENT.TAG = "", f"vanilla,{cfg.DISTILLER.TEACHER}"
+    teacher_cfg.DISTILLER.TYPE = "NONE"
+    teacher_cfg.DISTILLER.STUDENT = cfg.DISTILLER.TEACHER
+    teacher_cfg.EXPERIMENT.NAME = ""
+    teacher_cfg.EXPERIMENT.TAG = f"vanilla,{cfg.DISTILLER.TEACHER}"
     teacher_cfg.SOLVER.SEED = 0  # one teacher for all students, whatever their seed
     teacher_cfg.freeze()
     print(f"training the teacher {cfg.DISTILLER.TEACHER} first")
     folder = train(teacher_cfg, resume)
+
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DISTILLER.TEACHER_CKPT = str(folder.path / "student_latest")
@@ -110,49 +140,58 @@ def with_trained_teacher(cfg: CN, resume: bool) -> CN:
     return cfg
 
 
-def score_teacher(teacher: nn.Module, cfg: CN, dataset: Dataset, device: torch.device) -> Score:
+def score_teacher(teacher: nn.Module, cfg: CN, dataset: Dataset, device: torch.device) -> Scores:
     """Measures and prints what the teacher really knows; a wrong checkpoint shows here, not in the
     student's number.
     """
-    score = evaluate(lambda image: teacher(image)[0], EvalBatches(dataset.test, cfg, device))
-    print(f"teacher {cfg.DISTILLER.TEACHER}: on the {dataset.evaluates} images: {score}")
-    return score
+    scores = evaluate(lambda image: teacher(image)[0], EvalBatches(dataset.test, cfg, device))
+    name = cfg.DISTILLER.TEACHER
+    print(f"teacher {name}: on the {dataset.evaluates} images: {describe(scores)}")
+    return scores
 
 
-def make_result(
-    cfg: CN, trainer: Trainer, dataset: Dataset, teacher: Score | None, environment: dict[str, Any]
-) -> dict[str, Any]:
-    """Everything a table or a sceptical reader asks of one run. Accuracies in percent, times in
-    seconds.
-    """
-    last, best = trainer.history[-1], trainer.best
-    train_seconds = sum(row["train_seconds"] for row in trainer.history)
-    return {
-        "method": cfg.DISTILLER.TYPE,
-        "teacher": cfg.DISTILLER.TEACHER if teacher else None,
-        "student": cfg.DISTILLER.STUDENT,
-        "seed": cfg.SOLVER.SEED,
-        "epochs": cfg.SOLVER.EPOCHS,
-        "schedule_epochs": cfg.SOLVER.SCHEDULE_EPOCHS or cfg.SOLVER.EPOCHS,
-        "dataset": dataset.name,
-        "evaluates": dataset.evaluates,
-        "train_images": len(dataset.train),
-        "last": {"top1": last["test_top1"], "top5": last["test_top5"]},
-        "best": {"top1": best["test_top1"], "top5": best["test_top5"], "epoch": best["epoch"]},
-        "teacher_score": {"top1": teacher.top1, "top5": teacher.top5} if teacher else None,
-        "wall_seconds": train_seconds + sum(row.get("test_seconds", 0) for row in trainer.history),
-        "images_per_second": len(dataset.train) * len(trainer.history) / train_seconds,
-        "peak_memory_mib": peak_memory(trainer.device) / 2**20,
-        "deployed_parameters": sum(p.numel() for p in trainer.method.deployed().parameters()),
-        "extra_parameters": trainer.method.get_extra_parameters(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "config": active_config(cfg),
-        "identity": trainer.folder.identity,
-        "environment": environment,
-    }
+def make_result(setup: Setup, trainer: Trainer, recorder: Recorder) -> Result:
+    """The record of a run that has trained all its epochs."""
+    cfg = setup.given
+    dataset = setup.dataset
+    method = trainer.method
+    teacher_score = setup.teacher_score
+    if method.teacher is not None and teacher_score is None:  # trained along with the student
+        teacher_score = score_teacher(method.teacher.eval(), cfg, dataset, trainer.device)
+
+    history = recorder.history
+    best = recorder.best
+    # an epoch of a run that an earlier version began may lack the later metrics
+    metrics = {n: m for n, m in METRICS.items() if f"test_{n}" in best.keys() & history[-1].keys()}
+    train_seconds = sum(row["train_seconds"] for row in history)
+    return Result(
+        method=cfg.DISTILLER.TYPE,
+        teacher=cfg.DISTILLER.TEACHER if teacher_score else None,
+        student=cfg.DISTILLER.STUDENT,
+        seed=cfg.SOLVER.SEED,
+        epochs=cfg.SOLVER.EPOCHS,
+        schedule_epochs=cfg.SOLVER.SCHEDULE_EPOCHS or cfg.SOLVER.EPOCHS,
+        dataset=dataset.name,
+        evaluates=dataset.evaluates,
+        train_images=len(dataset.train),
+        metrics=metrics,
+        last={name: history[-1][f"test_{name}"] for name in metrics},
+        best={name: best[f"test_{name}"] for name in metrics},
+        best_epoch=best["epoch"],
+        teacher_score=teacher_score,
+        wall_seconds=train_seconds + sum(row.get("test_seconds", 0) for row in history),
+        images_per_second=len(dataset.train) * len(history) / train_seconds,
+        peak_memory_mib=peak_memory(trainer.device) / 2**20,
+        deployed_parameters=sum(p.numel() for p in method.deployed().parameters()),
+        extra_parameters=method.get_extra_parameters(),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        config=active_config(cfg),
+        identity=recorder.folder.identity,
+        environment=setup.environment,
+    )
 
 
-def score_checkpoint(cfg: CN, path: str) -> Score:
+def score_checkpoint(cfg: CN, path: str) -> Scores:
     """Loads a network, prints its scores on the evaluation split and returns them.
 
     Args:
@@ -162,15 +201,13 @@ def score_checkpoint(cfg: CN, path: str) -> Score:
     """
     name = cfg.DISTILLER.STUDENT
     dataset = load_dataset(cfg)
-    name, model = load_network(
-        teacher_checkpoint(name) if path == "pretrain" else path, name, dataset.num_classes
-    )
+    file = teacher_checkpoint(name) if path == "pretrain" else path
+    name, model = load_network(file, name, dataset.num_classes)
+
     device = make_accelerator(cfg).device
     layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
     model.to(device, memory_format=layout).eval()
-    score = evaluate(
-        lambda image: model(image)[0],
-        tqdm(EvalBatches(dataset.test, cfg, device), disable=None, leave=False),
-    )
-    print(f"{name} on {len(dataset.test)} {dataset.evaluates} images: {score}")
-    return score
+    batches = EvalBatches(dataset.test, cfg, device)
+    scores = evaluate(lambda image: model(image)[0], tqdm(batches, disable=None, leave=False))
+    print(f"{name} on {len(dataset.test)} {dataset.evaluates} images: {describe(scores)}")
+    return scores

@@ -24,6 +24,8 @@ from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_json, sha256, write_json, write_text
 from sdkd_plugin.registry import METHODS
+from sdkd_plugin.runs.record import Result
+from sdkd_plugin.runs.teacher import loads_teacher, teacher_path
 
 # Keys that do not decide the result, or do so only through content that the identity names by its
 # hash.
@@ -63,18 +65,6 @@ def run_identity(cfg: CN, data: str, teacher: str | None) -> dict[str, Any]:
     return {**flat, "data": data, "teacher": teacher}
 
 
-def data_hash(dataset: Dataset) -> str:
-    """First 16 hex digits of the SHA-256 of all images and targets as they are used, both
-    splits.
-    """
-    digest = hashlib.sha256()
-    for split in (dataset.train, dataset.test):
-        for array in (split.images, split.targets):
-            digest.update(str(tuple(array.shape)).encode())
-            digest.update(array.contiguous().numpy().data)
-    return digest.hexdigest()[:16]
-
-
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     """One line: every key whose value differs, as `KEY: here -> in the folder`."""
     keys = sorted(ours.keys() | theirs.keys())
@@ -84,24 +74,55 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
 
 
 class RunFolder:
-    """`LOG.PREFIX/PROJECT/NAME/seed<k>`, locked while a process writes to it."""
+    """`LOG.PREFIX/PROJECT/NAME/seed<k>`, locked while a process writes to it.
 
-    def __init__(self, cfg: CN, identity: dict[str, Any]):
+    Args:
+        cfg: says where the folder lies.
+        identity: what decides the run's result; names the folder unless EXPERIMENT.NAME does.
+        teacher: the checkpoint that the teacher comes from, whose hash the identity holds; None
+            for a method that loads none.
+    """
+
+    def __init__(self, cfg: CN, identity: dict[str, Any], teacher: Path | None = None):
         # as it will be read back: tuples become lists
         self.identity = json.loads(json.dumps(identity))
-        name = cfg.EXPERIMENT.NAME
-        if not name:
-            text = json.dumps(
-                {k: v for k, v in self.identity.items() if k != "SOLVER.SEED"}, sort_keys=True
-            )
-            digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-            name = f"{cfg.EXPERIMENT.TAG.replace(',', '_')}-{digest}"
+        self.teacher = teacher
+        name = cfg.EXPERIMENT.NAME or f"{cfg.EXPERIMENT.TAG.replace(',', '_')}-{self._digest()}"
         self.path = Path(cfg.LOG.PREFIX, cfg.EXPERIMENT.PROJECT, name, f"seed{cfg.SOLVER.SEED}")
 
+    @classmethod
+    def of(cls, cfg: CN, dataset: Dataset) -> "RunFolder":
+        """The folder of the run that a config means; the one place that composes an identity.
+
+        Args:
+            cfg: resolved, unscaled.
+            dataset: what `load_dataset` makes of it.
+        Raises:
+            MissingTeacherError: the teacher has no checkpoint, so the run is not determined yet.
+            UserError: a file that a method's config key names cannot be read.
+        """
+        teacher = teacher_path(cfg) if loads_teacher(cfg) else None
+        digest = None if teacher is None else sha256(teacher)
+        return cls(cfg, run_identity(cfg, dataset.fingerprint, digest), teacher)
+
+    def _digest(self) -> str:
+        decides = {key: value for key, value in self.identity.items() if key != "SOLVER.SEED"}
+        text = json.dumps(decides, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
     @property
-    def result(self) -> dict[str, Any] | None:
-        """The finished run's result, or None."""
-        return read_json(self.path / "result.json")
+    def result(self) -> Result | None:
+        """The finished run's record, or None.
+
+        Raises:
+            UserError: result.json is torn; says which file.
+        """
+        try:
+            return Result.read(self.path)
+        except UserError as error:
+            raise UserError(
+                f"{self.path}: {error}; remove the run folder or restore the file"
+            ) from error
 
     @property
     def started(self) -> bool:
@@ -135,9 +156,8 @@ class RunFolder:
                 f"{self.path} holds this run, unfinished; add --resume to go on, or choose another "
                 f"EXPERIMENT.NAME"
             )
-        for leftover in self.path.glob(
-            ".*.*"
-        ):  # what a killed process was writing; under the lock, nobody is now
+        # what a killed process was writing; under the lock, nobody is now
+        for leftover in self.path.glob(".*.*"):
             leftover.unlink()
 
     def lock(self) -> FileLock:

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdkd_plugin import weights as files
+from sdkd_plugin import weights
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import MODELS
 from sdkd_plugin.runs.read import VANILLA, WORKLOG, Rejected, Run
+from sdkd_plugin.runs.record import ACCURACIES, Result
 
 FORM = (
     "PATH:METHOD:TEACHER/STUDENT:SEED, such as "
@@ -38,6 +39,9 @@ _NUMBERS = [
     np.dtypes.Float64DType,
     *((_SCALAR, f"numpy.{part}.multiarray.scalar") for part in ("core", "_core")),
 ]
+
+# our metrics -> what its worklog calls them
+LOGGED = {"top1": "test_acc", "top5": "test_acc_top5"}
 
 
 def read_upstream(named: str) -> Run | Rejected:
@@ -75,19 +79,41 @@ def read_upstream(named: str) -> Run | Rejected:
     except UserError as error:
         return Rejected(path, str(error))
     identity |= {"teacher": None} if method == VANILLA else {"DISTILLER.TEACHER": teacher}
-    best = max(rows, key=lambda row: row["test_acc"])
-    result = {
-        "last": _scores(rows[-1]),
-        "best": {**_scores(best), "epoch": best["epoch"]},
-        "teacher_score": None,
-        "deployed_parameters": sum(p.numel() for p in build_model(student, classes).parameters()),
-        **dict.fromkeys(
-            ("wall_seconds", "images_per_second", "peak_memory_mib", "extra_parameters")
-        ),
-        "environment": {},
+    curves = {
+        metric: tuple((row["epoch"], row[logged]) for row in rows)
+        for metric, logged in LOGGED.items()
     }
-    return Run(
-        path, identity, result, len(rows), tuple((row["epoch"], row["test_acc"]) for row in rows)
+    return Run(path, identity, _result(identity, rows, classes), len(rows), curves)
+
+
+def _result(identity: dict[str, Any], rows: list[dict[str, Any]], classes: int) -> Result:
+    """The record of such a run; its trainer does not measure its teacher nor what anything cost."""
+    best = max(rows, key=lambda row: row["test_acc"])
+    student = build_model(identity["DISTILLER.STUDENT"], classes)
+    return Result(
+        method=identity["DISTILLER.TYPE"],
+        teacher=identity.get("DISTILLER.TEACHER"),
+        student=identity["DISTILLER.STUDENT"],
+        seed=identity["SOLVER.SEED"],
+        epochs=len(rows),
+        schedule_epochs=len(rows),
+        dataset=identity["DATASET.TYPE"],
+        evaluates="test",
+        train_images=None,
+        metrics=ACCURACIES,
+        last=_scores(rows[-1]),
+        best=_scores(best),
+        best_epoch=best["epoch"],
+        teacher_score=None,
+        wall_seconds=None,
+        images_per_second=None,
+        peak_memory_mib=None,
+        deployed_parameters=sum(p.numel() for p in student.parameters()),
+        extra_parameters=None,
+        finished=None,
+        config={},
+        identity=identity,
+        environment={},
     )
 
 
@@ -151,19 +177,19 @@ def _read_worklog(path: Path) -> list[dict[str, Any]]:
 
 
 def _scores(row: dict[str, Any]) -> dict[str, float]:
-    return {"top1": row["test_acc"], "top5": row["test_acc_top5"]}
+    return {metric: row[logged] for metric, logged in LOGGED.items()}
 
 
 def _check_student(path: Path, student: str) -> int:
     """The number of classes of a `student_*` file, after checking that it is of the model the user
     names.
     """
-    weights = files.load(path).get("model")
+    state = weights.load(path).get("model")
     *_, bias = build_model(student, 2).state_dict()
-    head = weights.get(bias) if isinstance(weights, dict) else None
+    head = state.get(bias) if isinstance(state, dict) else None
     # a wrong file is told by load_weights
     classes = len(head) if isinstance(head, Tensor) and head.ndim == 1 else 100
-    files.load_weights(build_model(student, classes), path, student)
+    weights.load_weights(build_model(student, classes), path, student)
     return classes
 
 
@@ -174,7 +200,7 @@ def _read_latest(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     with torch.serialization.safe_globals(_NUMBERS):
-        state = files.load(path)
+        state = weights.load(path)
     try:
         group, model = state["optimizer"]["param_groups"][0], state["model"]
         found = {

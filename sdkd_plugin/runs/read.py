@@ -3,19 +3,21 @@ is not needed here.
 """
 
 import csv
-import json
 import math
 import os
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.files import read_json
+from sdkd_plugin.runs.record import FILE, HEADLINE, Result
 
 # a folder with any of these claims to be a run
-MARKERS = ("identity.json", "result.json", "metrics.csv")
+MARKERS = ("identity.json", FILE, "metrics.csv")
 WORKLOG = "worklog.txt"  # the log of mdistiller's trainer, which names neither method nor seed
 VANILLA = "NONE"
 HOME = "sdkd_plugin"  # the host that trained a run, unless its identity names another
@@ -24,16 +26,6 @@ HOME = "sdkd_plugin"  # the host that trained a run, unless its identity names a
 # number.
 UNREAD = ("SOLVER.TRAINER", "SOLVER.DOT.DELTA")
 
-# What the table takes from result.json; a file without one of these is torn or of another version.
-NUMBERS = (
-    "wall_seconds",
-    "images_per_second",
-    "peak_memory_mib",
-    "deployed_parameters",
-    "extra_parameters",
-    "train_images",
-)
-
 
 @dataclass(frozen=True)
 class Run:
@@ -41,18 +33,23 @@ class Run:
 
     Args:
         identity: what decides the result, flat: config keys, and data and teacher by their hashes.
-        result: result.json, or None while the run is unfinished; another host's has None for what
+        result: its record, or None while the run is unfinished; another host's has None for what
             that does not record.
         epochs_done: complete epochs of all phases.
-        curve: (epoch, top-1 in percent on the evaluated images) for each scored one; phases are
+        curves: by metric, (epoch, value on the evaluated images) for each scored epoch; phases are
             counted through.
     """
 
     path: Path
     identity: dict[str, Any]
-    result: dict[str, Any] | None
+    result: Result | None
     epochs_done: int
-    curve: tuple[tuple[int, float], ...]
+    curves: Mapping[str, tuple[tuple[int, float], ...]]
+
+    @property
+    def curve(self) -> tuple[tuple[int, float], ...]:
+        """The headline metric's."""
+        return self.curves.get(HEADLINE, ())
 
     @property
     def method(self) -> str:
@@ -128,10 +125,6 @@ class Rejected:
     reason: str
 
 
-class _Torn(ValueError):
-    """Why a run folder is rejected."""
-
-
 def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[Rejected]]:
     """Reads every run under `folders`, each once, ordered by path.
 
@@ -157,7 +150,7 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[Rejected]]
     for path in sorted(found.values()):
         try:
             runs.append(_read(path))
-        except _Torn as error:
+        except UserError as error:
             rejected.append(Rejected(path, str(error)))
     return runs, rejected
 
@@ -173,46 +166,43 @@ def _find(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Run:
     if (path / WORKLOG).exists():
-        raise _Torn(
+        raise UserError(
             "made by mdistiller's trainer, which records neither method nor pair nor seed; name "
-            "them with "
-            f"--upstream {path}:METHOD:TEACHER/STUDENT:SEED"
+            f"them with --upstream {path}:METHOD:TEACHER/STUDENT:SEED"
         )
-    identity, result = _read_json(path / "identity.json"), _read_json(path / "result.json")
+
+    identity = _read_identity(path)
+    result = Result.read(path)
     if result is not None:
-        _check_result(result)
-        if identity is not None and identity != result["identity"]:
-            keys = sorted(
-                k
-                for k in identity.keys() | result["identity"].keys()
-                if identity.get(k) != result["identity"].get(k)
-            )
-            raise _Torn(f"identity.json and result.json disagree on {', '.join(keys)}")
-        identity = result["identity"]
+        _check_same(identity, result.identity)
+        identity = dict(result.identity)
     if identity is None:
-        raise _Torn("has neither identity.json nor result.json: not begun by this package, or torn")
+        raise UserError(
+            "has neither identity.json nor result.json: not begun by this package, or torn"
+        )
     _check_identity(identity)
+
     rows = _read_metrics(path / "metrics.csv")
     if result is not None:
         _check_complete(rows, result)
-    curve = tuple(
-        (number, row.top1) for number, row in enumerate(rows, start=1) if row.top1 is not None
-    )
-    return Run(path, identity, result, len(rows), curve)
+    return Run(path, identity, result, len(rows), _curves(rows))
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_identity(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
+        identity = read_json(path / "identity.json")
     except OSError as error:
-        raise _Torn(f"{path.name} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # bad json and bad utf-8 alike
-        raise _Torn(f"{path.name} is no valid json ({error})") from error
-    if not isinstance(value, dict):
-        raise _Torn(f"{path.name} holds {type(value).__name__}, not an object")
-    return value
+        raise UserError(f"identity.json cannot be read: {error.strerror}") from error
+    if identity is not None and not isinstance(identity, dict):
+        raise UserError(f"identity.json holds {type(identity).__name__}, not an object")
+    return identity
+
+
+def _check_same(identity: dict[str, Any] | None, recorded: Mapping[str, Any]) -> None:
+    if identity is not None and identity != recorded:
+        either = identity.keys() | recorded.keys()
+        keys = sorted(key for key in either if identity.get(key) != recorded.get(key))
+        raise UserError(f"identity.json and {FILE} disagree on {', '.join(keys)}")
 
 
 def _check_identity(identity: dict[str, Any]) -> None:
@@ -226,77 +216,82 @@ def _check_identity(identity: dict[str, Any]) -> None:
     }
     wrong = [key for key, kind in needed.items() if not isinstance(identity.get(key), kind)]
     if wrong or "teacher" not in identity:
-        raise _Torn(f"identity lacks or has no valid {', '.join(wrong or ['teacher'])}")
-
-
-def _check_result(result: dict[str, Any]) -> None:
-    if not isinstance(result.get("identity"), dict):
-        raise _Torn("result.json has no identity")
-    for name in ("last", "best"):
-        scores = result.get(name)
-        for key in ("top1", "top5"):
-            value = scores.get(key) if isinstance(scores, dict) else None
-            if not isinstance(value, (int, float)) or not 0 <= value <= 100:  # NaN fails this, too
-                raise _Torn(f"{name}.{key} in result.json is {value!r}; it must be a percentage")
-    for key in NUMBERS:
-        value = result.get(key)
-        if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-            raise _Torn(f"{key} in result.json is {value!r}; it must be a number")
-    if not isinstance(result.get("environment"), dict):
-        raise _Torn("result.json has no environment")
+        raise UserError(f"identity lacks or has no valid {', '.join(wrong or ['teacher'])}")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What is needed of one epoch in metrics.csv; top1 is None in a phase that scores nothing."""
+    """What is needed of one epoch in metrics.csv; `scores` is empty in a phase that has none."""
 
     phase: str
     epoch: int
-    top1: float | None
     seconds: float
+    scores: dict[str, float]
 
 
 def _read_metrics(path: Path) -> list[_Row]:
     try:
         with open(path, newline="") as file:
             head, *lines = csv.reader(file)
-        places = [
-            head.index(name)
-            for name in ("phase", "epoch", "test_top1", "train_seconds", "test_seconds")
-        ]
-        rows = [_metrics_row(*(line[place] for place in places)) for line in lines]
+        rows = _metrics_rows(head, lines)
     except FileNotFoundError:
         return []  # killed in the first epoch; a result without metrics fails its own check
     except OSError as error:
-        raise _Torn(f"{path.name} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path.name} cannot be read: {error.strerror}") from error
     except (ValueError, IndexError, csv.Error) as error:
-        raise _Torn(f"{path.name} is torn or foreign ({error})") from error
+        raise UserError(f"{path.name} is torn or foreign ({error})") from error
+
     before = None
     for row in rows:
         if row.epoch != (before.epoch + 1 if before and before.phase == row.phase else 1):
-            raise _Torn(f"{path.name} skips to epoch {row.epoch} of phase {row.phase}")
+            raise UserError(f"{path.name} skips to epoch {row.epoch} of phase {row.phase}")
         before = row
     return rows
 
 
-def _metrics_row(phase: str, epoch: str, top1: str, train_seconds: str, test_seconds: str) -> _Row:
-    seconds = float(train_seconds) + (float(test_seconds) if test_seconds else 0.0)
-    return _Row(phase, int(epoch), float(top1) if top1 else None, seconds)
+def _metrics_rows(head: list[str], lines: list[list[str]]) -> list[_Row]:
+    # runs of schema 1 called the column "stage"
+    phase = head.index("phase" if "phase" in head else "stage")
+    epoch = head.index("epoch")
+    seconds = [head.index("train_seconds"), head.index("test_seconds")]
+    head.index(f"test_{HEADLINE}")
+    scores = {
+        name.removeprefix("test_"): place
+        for place, name in enumerate(head)
+        if name.startswith("test_") and place not in seconds
+    }
+
+    return [
+        _Row(
+            line[phase],
+            int(line[epoch]),
+            sum(float(line[place]) for place in seconds if line[place]),
+            {name: float(line[place]) for name, place in scores.items() if line[place]},
+        )
+        for line in lines
+    ]
 
 
-def _check_complete(rows: list[_Row], result: dict[str, Any]) -> None:
+def _curves(rows: list[_Row]) -> dict[str, tuple[tuple[int, float], ...]]:
+    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for number, row in enumerate(rows, start=1):
+        for name, value in row.scores.items():
+            curves[name].append((number, value))
+    return {name: tuple(points) for name, points in curves.items()}
+
+
+def _check_complete(rows: list[_Row], result: Result) -> None:
     """A metrics.csv that lost rows cannot add up to the seconds in result.json."""
     if not rows:
-        raise _Torn("has result.json but no metrics.csv, or an empty one")
-    if rows[-1].top1 != result["last"]["top1"]:
-        raise _Torn(
-            f"last top-1 is {rows[-1].top1} in metrics.csv but {result['last']['top1']} in "
-            f"result.json"
-        )
+        raise UserError(f"has {FILE} but no metrics.csv, or an empty one")
+    for name, value in result.last.items():
+        logged = rows[-1].scores.get(name)
+        if logged != value:
+            label = result.metrics[name].label
+            raise UserError(f"last {label} is {logged} in metrics.csv but {value} in {FILE}")
     seconds = sum(row.seconds for row in rows)
-    if not math.isclose(seconds, result["wall_seconds"], rel_tol=1e-6):
-        raise _Torn(
-            f"the {len(rows)} epochs in metrics.csv took {seconds:.1f} s, result.json says "
-            f"{result['wall_seconds']:.1f} s: "
-            "rows are missing or foreign"
+    if not math.isclose(seconds, result.wall_seconds, rel_tol=1e-6):
+        raise UserError(
+            f"the {len(rows)} epochs in metrics.csv took {seconds:.1f} s, {FILE} says "
+            f"{result.wall_seconds:.1f} s: rows are missing or foreign"
         )

@@ -44,7 +44,7 @@ def run_sweep(
     if commands_only:
         print_commands(phases)
         return
-    show_plan(sweep, todo, jobs)
+    show_sweep_plan(sweep, todo, jobs)
     if plan_only or not todo:
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -84,7 +84,7 @@ def print_commands(phases: list[list[Job]]) -> None:
         )
 
 
-def show_plan(sweep: Sweep, todo: list[Job], jobs: int) -> None:
+def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> None:
     """Prints runs, hours and disk; each kind of run (all but its seed) is timed once for a few
     steps.
     """

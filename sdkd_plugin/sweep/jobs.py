@@ -23,11 +23,10 @@ import yaml
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import configs_folder, load_config, override_pairs
-from sdkd_plugin.data.dataset import load_dataset
-from sdkd_plugin.engine.build import MissingTeacherError, loads_teacher, teacher_path
+from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.errors import UserError, unknown
-from sdkd_plugin.files import sha256
-from sdkd_plugin.runs.folder import RunFolder, data_hash, run_identity
+from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.teacher import MissingTeacherError, loads_teacher, teacher_path
 
 KEYS = {
     "methods": list,
@@ -177,9 +176,8 @@ def _with_teacher(job: Job, tree: dict[str, Any], configs: Path, teachers: dict[
         return Job(job.label, job.cfg, (*job.overrides, "DISTILLER.TEACHER_CKPT", str(checkpoint)))
 
 
-_DATA_HASHES: dict[
-    str, str
-] = {}  # by the config's DATASET node: hashing CIFAR-100 for each of 500 runs would take minutes
+# By the config's DATASET node: to load and hash CIFAR-100 for each of 500 runs would take minutes.
+_DATASETS: dict[str, Dataset] = {}
 
 
 def folder_of(job: Job) -> RunFolder:
@@ -191,14 +189,9 @@ def folder_of(job: Job) -> RunFolder:
     """
     cfg = job.config()
     key = cfg.DATASET.dump()
-    if key not in _DATA_HASHES:
-        _DATA_HASHES[key] = data_hash(load_dataset(cfg))
-    return RunFolder(
-        cfg,
-        run_identity(
-            cfg, _DATA_HASHES[key], sha256(teacher_path(cfg)) if loads_teacher(cfg) else None
-        ),
-    )
+    if key not in _DATASETS:
+        _DATASETS[key] = load_dataset(cfg)
+    return RunFolder.of(cfg, _DATASETS[key])
 
 
 def unfinished(jobs: list[Job]) -> Iterator[Job]:

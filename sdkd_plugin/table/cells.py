@@ -66,7 +66,7 @@ class TableCell:
 
     def scores(self, statistic: str) -> dict[int, float]:
         """Seed to top-1 in percent. statistic: last | best."""
-        return {run.seed: run.result[statistic]["top1"] for run in self.finished}
+        return {run.seed: getattr(run.result, statistic)["top1"] for run in self.finished}
 
     def summary(self, statistic: str) -> Summary:
         """Mean and spread over seeds of a cell with finished runs. statistic: last | best."""
@@ -76,7 +76,7 @@ class TableCell:
         """Mean of a number of result.json over the finished runs; None if a run's host does not
         record it.
         """
-        values = [run.result[key] for run in self.finished]
+        values = [getattr(run.result, key) for run in self.finished]
         return None if None in values else fmean(values)
 
     @property
@@ -118,9 +118,9 @@ class Comparison:
         """
         runs = [run for (_, at), cell in self.cells.items() if at == index for run in cell.finished]
         scores = [
-            run.result["teacher_score"]["top1"]
+            run.result.teacher_score["top1"]
             for run in runs
-            if run.teacher_hash and run.result["teacher_score"]
+            if run.teacher_hash and run.result.teacher_score
         ]
         return fmean(scores) if scores else None
 

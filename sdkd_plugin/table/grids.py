@@ -216,8 +216,8 @@ def details_grid(comparison: Comparison, published: Sequence[Published]) -> Grid
     notes = _mark_notes(rows)
     notes += [f"¶ {label}: {', '.join(keys)}" for label, keys in differing.items() if keys]
     notes += [f"published: {source}" for source in dict.fromkeys(sources)]
-    timed = [run for run in comparison.counted if run.result and run.result["environment"]]
-    devices = sorted({_device(run.result["environment"]) for run in timed})
+    timed = [run for run in comparison.counted if run.result and run.result.environment]
+    devices = sorted({_device(run.result.environment) for run in timed})
     if devices:
         notes.append(
             f"hours and peak MiB: means over seeds, measured on {' and on '.join(devices)}"
@@ -266,7 +266,7 @@ def _detail_cells(
     cell: TableCell, printed: Cell, number: Published | None, differs: bool
 ) -> list[Cell]:
     mean, memory = cell.summary("last").mean, cell.mean_of("peak_memory_mib")
-    parameters = {run.result["deployed_parameters"] for run in cell.finished}
+    parameters = {run.result.deployed_parameters for run in cell.finished}
     beside, difference = EMPTY, EMPTY
     if number is not None:
         marks = ("¶" if differs else "") + ("◊" if number.statistic == "best" else "")
@@ -353,7 +353,7 @@ def listed_runs(comparison: Comparison) -> list[str]:
     lines += [f"unfinished: {run.path}: {run.progress}; go on with --resume" for run in unfinished]
     for left_out, kept in comparison.duplicates:
         scores = [
-            f"{run.result['last']['top1']:.2f}" if run.result else "unfinished"
+            f"{run.result.last['top1']:.2f}" if run.result else "unfinished"
             for run in (left_out, kept)
         ]
         lines.append(
@@ -362,9 +362,7 @@ def listed_runs(comparison: Comparison) -> list[str]:
         )
     for run in comparison.teachers:
         score = (
-            f"top-1 {run.result['last']['top1']:.2f}"
-            if run.result
-            else f"unfinished, {run.progress}"
+            f"top-1 {run.result.last['top1']:.2f}" if run.result else f"unfinished, {run.progress}"
         )
         lines.append(
             f"teacher: {run.path}: vanilla {run.student}, {score}; no column learns with it as "

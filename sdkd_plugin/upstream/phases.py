@@ -34,20 +34,14 @@ def phased_trainer(base: type, average_meter: type) -> type:
             """Hands the phase's parameters to an optimiser of their own; `begin` is False when
             resuming inside it.
             """
-            method, solver = self.distiller.module, self.cfg.SOLVER
-            method.phase = phase
-            if begin:
-                method.begin_phase(phase)
-            groups = method.get_parameter_groups(phase)
-            if any(group.get("lr_factor", 1.0) != 1.0 for group in groups):
+            groups = self.distiller.module.enter(phase, begin)
+            if any(group["lr_factor"] != 1.0 for group in groups):
                 raise UserError(
                     f"phase {phase.name!r} has learning rates of its own, which mdistiller "
-                    f"overwrites with one for all"
+                    "overwrites with one for all"
                 )
             parameters = [p for group in groups for p in group["params"]]
-            method.requires_grad_(False)
-            for parameter in parameters:
-                parameter.requires_grad_(True)
+            solver = self.cfg.SOLVER
             lr = solver.LR if phase.lr is None else phase.lr
             self.optimizer = torch.optim.SGD(
                 parameters, lr=lr, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY

@@ -40,7 +40,7 @@ def saved(path: Path) -> dict:
 def score(path: Path, model: str = "") -> float:
     """What `eval -c FILE` says."""
     cfg = load_config(None, ["DATASET.TYPE", "digits", "DISTILLER.STUDENT", model])
-    return score_checkpoint(cfg, str(path / "student_latest")).top1
+    return score_checkpoint(cfg, str(path / "student_latest"))["top1"]
 
 
 def test_simkds_file_describes_itself_and_scores_as_in_training(simkd):

@@ -12,6 +12,8 @@ from torch import nn
 from sdkd_plugin.config import scaled_config
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy
+from sdkd_plugin.engine.device import make_accelerator
+from sdkd_plugin.engine.recorder import Recorder
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
 from sdkd_plugin.randomness import torch_seeded
@@ -64,33 +66,37 @@ def assemble(path: Path) -> Trainer:
         distiller = Probe(build_model("resnet8", 10))
     folder = RunFolder(cfg, {"what": "probe"})
     folder.path.mkdir(parents=True, exist_ok=True)
-    return Trainer(cfg, distiller, load_dataset(cfg), folder)
+    trainer = Trainer(cfg, distiller, load_dataset(cfg), make_accelerator(cfg))
+    trainer.recorder = Recorder(folder, save_freq=40)
+    return trainer
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Trainer:
     trainer = assemble(tmp_path_factory.mktemp("phases"))
     trainer.start = state_copy(trainer.method.student)
-    trainer.run()
+    trainer.run(trainer.recorder)
     return trainer
 
 
 def test_phases_follow_each_other_and_begin_once(trained):
     assert trained.method.begun == ["head", "all"]
-    assert [(row["phase"], row["epoch"]) for row in trained.history] == [
+    assert [(row["phase"], row["epoch"]) for row in trained.recorder.history] == [
         ("head", 1),
         ("head", 2),
         ("all", 1),
         ("all", 2),
         ("all", 3),
     ]
-    assert [row["lr"] for row in trained.history] == pytest.approx([0.01, 0.01, 0.05, 0.05, 0.005])
+    assert [row["lr"] for row in trained.recorder.history] == pytest.approx(
+        [0.01, 0.01, 0.05, 0.05, 0.005]
+    )
 
 
 def test_a_phase_that_does_not_score_is_not_scored_and_never_the_best(trained):
-    rows = metrics(trained.folder.path)
+    rows = metrics(trained.recorder.folder.path)
     assert [row["test_top1"] == "" for row in rows] == [True, True, False, False, False]
-    assert trained.best["phase"] == "all"
+    assert trained.recorder.best["phase"] == "all"
 
 
 def test_each_phase_trains_its_parameters_at_their_rates(trained):
@@ -143,7 +149,7 @@ def test_held_out_images_are_handed_over_and_never_trained_on(trained):
 
 
 def test_terms_are_averaged_into_the_metrics(trained):
-    noise = {row["phase"]: float(row["noise"]) for row in metrics(trained.folder.path)}
+    noise = {row["phase"]: float(row["noise"]) for row in metrics(trained.recorder.folder.path)}
     assert noise["head"] != noise["all"] and noise["all"] == pytest.approx(
         trained.method.noise.item()
     )
@@ -156,11 +162,15 @@ def test_a_run_interrupted_in_any_phase_resumes_to_the_bit(done, trained, tmp_pa
     """
     first = assemble(tmp_path)
     first.schedule = first.schedule[:done]
-    first.run()
+    first.run(first.recorder)
     second = assemble(tmp_path)
-    second.resume()
-    assert len(second.history) == done
-    second.run()
+    second.resume(second.recorder)
+    assert len(second.recorder.history) == done
+    second.run(second.recorder)
     assert first.method.begun + second.method.begun == ["head", "all"]
     for name in ("latest", "best", "student_latest", "student_best"):
-        assert_bits_equal(read(second.folder.path / name), read(trained.folder.path / name), name)
+        assert_bits_equal(
+            read(second.recorder.folder.path / name),
+            read(trained.recorder.folder.path / name),
+            name,
+        )

@@ -7,7 +7,7 @@ from cases import CASES
 from support.tiny import contents, method_overrides, save_teacher, tiny_config, tiny_yaml
 
 from sdkd_plugin.__main__ import main
-from sdkd_plugin.engine.plan import show_plan
+from sdkd_plugin.engine.plan import show_run_plan
 from sdkd_plugin.models import build_model
 
 
@@ -70,6 +70,6 @@ def test_a_missing_teacher_is_a_warning_here_and_a_broken_one_is_not(tmp_path, c
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_method_can_be_planned(case, tmp_path, capsys):
-    show_plan(tiny_config(tmp_path / "runs", method_overrides(case, tmp_path / "nix")))
+    show_run_plan(tiny_config(tmp_path / "runs", method_overrides(case, tmp_path / "nix")))
     assert "altogether" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()

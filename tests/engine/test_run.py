@@ -137,16 +137,11 @@ def test_the_result_says_what_the_metrics_say(finished):
     rows, found = metrics(finished), result(finished)
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.05, 0.05, 0.005])
-    assert found["last"] == {
-        "top1": float(rows[-1]["test_top1"]),
-        "top5": float(rows[-1]["test_top5"]),
-    }
+    names = ("top1", "top5", "loss", "ece")
+    assert found["last"] == {name: float(rows[-1][f"test_{name}"]) for name in names}
     best = max(rows, key=lambda row: float(row["test_top1"]))
-    assert found["best"] == {
-        "top1": float(best["test_top1"]),
-        "top5": float(best["test_top5"]),
-        "epoch": int(best["epoch"]),
-    }
+    assert found["best"] == {name: float(best[f"test_{name}"]) for name in names}
+    assert found["best_epoch"] == int(best["epoch"]) and found["metrics"].keys() == set(names)
     assert (found["method"], found["student"], found["teacher"], found["seed"]) == (
         "NONE",
         "resnet14",

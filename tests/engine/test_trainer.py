@@ -18,18 +18,21 @@ from support.tiny import (
     train_until_killed,
 )
 from torch import nn
+from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import load_config, scaled_config
 from sdkd_plugin.data.batches import TrainBatches
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.engine.build import build_distiller, build_teacher
-from sdkd_plugin.engine.evaluate import Score
+from sdkd_plugin.engine.device import make_accelerator
+from sdkd_plugin.engine.recorder import best_row
 from sdkd_plugin.engine.run import train
-from sdkd_plugin.engine.trainer import Trainer, learning_rate, make_accelerator
+from sdkd_plugin.engine.trainer import Trainer, learning_rate
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import METHODS
+from sdkd_plugin.runs.teacher import loads_teacher, teacher_path
 
 every_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -42,10 +45,14 @@ def teachers(tmp_path_factory) -> dict[str, Path]:
 
 
 def assemble(tmp_path: Path, overrides: dict) -> tuple[Distiller, Dataset, Trainer]:
-    cfg = tiny_config(tmp_path, overrides)
+    cfg = scaled_config(tiny_config(tmp_path, overrides))
     dataset = load_dataset(cfg)
-    distiller = build_distiller(cfg, dataset, build_teacher(cfg, dataset.num_classes))
-    return distiller, dataset, Trainer(scaled_config(cfg), distiller, dataset)
+    distiller = build_distiller(cfg, dataset, teacher_of(cfg))
+    return distiller, dataset, Trainer(cfg, distiller, dataset, make_accelerator(cfg))
+
+
+def teacher_of(cfg: CN) -> nn.Module | None:
+    return build_teacher(cfg, 10, teacher_path(cfg) if loads_teacher(cfg) else None)
 
 
 def test_the_learning_rate_falls_after_the_epochs_the_config_names():
@@ -99,7 +106,7 @@ def test_training_equals_a_plain_loop(method, teachers, tmp_path):
     }
     cfg = tiny_config(tmp_path, overrides)
     dataset = load_dataset(cfg)
-    teacher = build_teacher(cfg, 10)
+    teacher = teacher_of(cfg)
     student = copy.deepcopy(build_distiller(cfg, dataset, copy.deepcopy(teacher)).student)
     start = state_copy(student)
     history = plain_loop(cfg, student, teacher)
@@ -126,7 +133,7 @@ def test_training_changes_the_student_and_neither_teacher_nor_torchs_generator(
     for phase in distiller.phases(trainer.cfg):
         trainer.enter(phase, begin=True)
         trainer.train_epoch(1)
-    trainer.evaluate()
+    trainer.evaluate(1)
     assert torch.equal(torch.random.get_rng_state(), generator)
     assert_bits_equal(state_copy(distiller.teacher) if frozen else {}, frozen)
     assert not torch.equal(distiller.student.state_dict()["conv1.weight"], student["conv1.weight"])
@@ -135,9 +142,7 @@ def test_training_changes_the_student_and_neither_teacher_nor_torchs_generator(
 def initial_student(tmp_path: Path, overrides: dict) -> dict:
     cfg = tiny_config(tmp_path, overrides)
     dataset = load_dataset(cfg)
-    return state_copy(
-        build_distiller(cfg, dataset, build_teacher(cfg, dataset.num_classes)).student
-    )
+    return state_copy(build_distiller(cfg, dataset, teacher_of(cfg)).student)
 
 
 @every_method
@@ -217,20 +222,16 @@ def test_a_last_batch_of_one_image_that_a_norm_cannot_take_is_told(teachers, tmp
 
 
 def test_the_best_epoch_is_the_first_of_the_highest():
-    class Owner:
-        history = [
-            {"epoch": 1},
-            *({"epoch": 2 + i, "test_top1": top1} for i, top1 in enumerate((3.0, 7.0, 7.0, 1.0))),
-        ]
-
-    assert Trainer.best.fget(Owner)["epoch"] == 3
-    Owner.history = [{"epoch": 1}]
-    assert Trainer.best.fget(Owner) is None
+    scored = [{"epoch": 2 + i, "test_top1": top1} for i, top1 in enumerate((3.0, 7.0, 7.0, 1.0))]
+    assert best_row([{"epoch": 1}, *scored])["epoch"] == 3
+    assert best_row([{"epoch": 1}]) is None
 
 
 def test_checkpoints_are_kept_every_so_many_epochs_and_best_is_the_bests(tmp_path, monkeypatch):
     """Accuracies by decree: epoch 2 is the best of 3."""
-    scores = iter([Score(10.0, 50.0, 2.0), Score(30.0, 60.0, 1.0), Score(20.0, 70.0, 1.5)])
+    names = ("top1", "top5", "loss", "ece")
+    decreed = ((10.0, 50.0, 2.0, 1.0), (30.0, 60.0, 1.0, 1.0), (20.0, 70.0, 1.5, 1.0))
+    scores = iter([dict(zip(names, values, strict=True)) for values in decreed])
     monkeypatch.setattr(
         "sdkd_plugin.engine.trainer.evaluate", lambda predict, batches: next(scores)
     )

@@ -5,12 +5,13 @@ import sys
 
 import pytest
 import torch
+from support.runs import METRICS, make_result
 from support.tiny import tiny_config
 
 from sdkd_plugin.data.dataset import Dataset, Images
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import read_json, write_json
-from sdkd_plugin.runs.folder import RunFolder, data_hash, difference, run_identity
+from sdkd_plugin.files import read_json
+from sdkd_plugin.runs.folder import RunFolder, difference, run_identity
 
 
 def folder_of(
@@ -119,7 +120,7 @@ def digits(images: torch.Tensor, targets: torch.Tensor) -> Dataset:
 def test_the_data_hash_sees_every_pixel_and_label_and_no_memory_layout():
     images = torch.arange(4 * 5 * 5 * 3).to(torch.uint8).view(4, 5, 5, 3)
     targets = torch.tensor([0, 1, 0, 1])
-    plain = data_hash(digits(images, targets))
+    plain = digits(images, targets).fingerprint
     pixel, label = images.clone(), targets.clone()
     pixel[3, 4, 4, 2] += 1
     label[3] = 0
@@ -131,9 +132,9 @@ def test_the_data_hash_sees_every_pixel_and_label_and_no_memory_layout():
         digits(images[:3], targets[:3]),
     ]
     others.append(digits(images.view(4, 25, 1, 3), targets))
-    assert len({plain, *map(data_hash, others)}) == 6
+    assert len({plain, *(other.fingerprint for other in others)}) == 6
     strided = images.transpose(1, 2).contiguous().transpose(1, 2)
-    assert not strided.is_contiguous() and data_hash(digits(strided, targets)) == plain
+    assert not strided.is_contiguous() and digits(strided, targets).fingerprint == plain
 
 
 def test_the_difference_names_every_key_that_differs_and_no_other():
@@ -166,7 +167,9 @@ def test_an_unfinished_run_asks_for_resume(tmp_path):
     with pytest.raises(UserError, match=f"{folder.path} holds this run, unfinished; add --resume"):
         folder.check(resume=False)
     folder.check(resume=True)
-    write_json(folder.path / "result.json", {"last": {}})
+    row = {"epoch": 1, "test_seconds": 1.0, "train_seconds": 1.0}
+    row |= {f"test_{metric}": 50.0 for metric in METRICS}
+    make_result(tiny_config(tmp_path), [row], folder.identity, {}).write(folder.path)
     folder.check(resume=False)
 
 

@@ -85,13 +85,11 @@ def test_a_run_is_read(write):
     )
     assert run.host == "mdistiller" and run.evaluates == "test"
     assert run.curve == ((1, 50.0), (2, 61.25), (3, 60.5))
-    assert run.result["last"] == {"top1": 60.5, "top5": 90.0} and run.result["best"]["epoch"] == 2
+    assert run.result.last == {"top1": 60.5, "top5": 90.0} and run.result.best_epoch == 2
     assert (
         run.protocol["SOLVER.WEIGHT_DECAY"] == 5e-4 and run.protocol["last learning rate"] == 0.005
     )
-    assert (
-        run.protocol["DATASET.TYPE"] == "cifar100" and run.result["deployed_parameters"] == 278324
-    )
+    assert run.protocol["DATASET.TYPE"] == "cifar100" and run.result.deployed_parameters == 278324
 
 
 def test_a_run_without_latest_or_teacher_is_read(write):

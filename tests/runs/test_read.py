@@ -33,7 +33,7 @@ def test_finished_run_is_read(make_run):
         3,
     )
     assert run.curve == ((1, 50.0), (2, 61.0), (3, 60.0))
-    assert (run.result["last"]["top1"], run.result["best"]["top1"]) == (60.0, 61.0)
+    assert (run.result.last["top1"], run.result.best["top1"]) == (60.0, 61.0)
     assert run.recipe == {"KD.TEMPERATURE": 4.0, "KD.LOSS.CE_WEIGHT": 0.1, "KD.LOSS.KD_WEIGHT": 0.9}
     assert run.protocol["SOLVER.BATCH_SIZE"] == 64 and run.evaluates == "test"
     assert (
@@ -111,7 +111,7 @@ def test_torn_files_are_told(make_run, name, text, reason):
         ({"last": {"top1": float("nan"), "top5": 90.0}}, "last.top1 in result.json is nan"),
         ({"last": {"top1": 101.0, "top5": 90.0}}, "last.top1 in result.json is 101.0"),
         (
-            {"last": {"top1": 59.0, "top5": 90.0}},
+            {"last": {"top1": 59.0, "top5": 90.0, "loss": 1.0, "ece": 5.0}},
             "last top-1 is 60.0 in metrics.csv but 59.0 in result.json",
         ),
         ({"best": None}, "best.top1 in result.json is None"),

@@ -85,18 +85,10 @@ class Loop:
 
     def enter(self, phase: Phase, begin: bool = True) -> None:
         """`begin` is False when resuming inside the phase."""
-        self.distiller.phase = phase
-        if begin:
-            with torch_seeded(0, "begin", phase.name):
-                self.distiller.begin_phase(phase)
-        groups = [
-            {"lr_factor": 1.0, **group} for group in self.distiller.get_parameter_groups(phase)
-        ]
-        self.distiller.requires_grad_(False)
+        with torch_seeded(0, "begin", phase.name):
+            groups = self.distiller.enter(phase, begin)
         for group in groups:
             group["lr"] = group["lr_factor"] * (phase.lr or LR)
-            for parameter in group["params"]:
-                parameter.requires_grad_(True)
         self.optimizer = torch.optim.SGD(groups, lr=LR, momentum=0.9, weight_decay=5e-4)
         self.distiller.train()
 

@@ -3,19 +3,21 @@ layout shows here.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import torch
-from torch import nn
+from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import load_config
-from sdkd_plugin.engine.evaluate import Score
-from sdkd_plugin.engine.run import make_result
-from sdkd_plugin.files import write_json
+from sdkd_plugin.config import active_config, load_config
 from sdkd_plugin.runs.folder import RunFolder, run_identity
+from sdkd_plugin.runs.record import ACCURACIES, Metric, Result
 from sdkd_plugin.table.published import CIFAR100
 
+METRICS = {
+    **ACCURACIES,
+    "loss": Metric("loss", "Cross entropy", "nats", "lower", decimals=4),
+    "ece": Metric("ECE", "Expected calibration error", "%", "lower"),
+}
 ENVIRONMENT = {
     "command": ["tools/train.py"],
     "commit": "abc1234",
@@ -24,6 +26,33 @@ ENVIRONMENT = {
     "device": "cpu Test",
     "threads": 1,
 }
+
+
+RESULT = Result(
+    method="KD",
+    teacher="resnet56",
+    student="resnet20",
+    seed=0,
+    epochs=240,
+    schedule_epochs=240,
+    dataset="cifar100",
+    evaluates="test",
+    train_images=50000,
+    metrics=METRICS,
+    last={"top1": 70.0, "top5": 90.0, "loss": 1.0, "ece": 5.0},
+    best={"top1": 71.0, "top5": 90.0, "loss": 1.0, "ece": 5.0},
+    best_epoch=239,
+    teacher_score={"top1": 72.34, "top5": 91.0, "loss": 1.2, "ece": 6.0},
+    wall_seconds=3600.0,
+    images_per_second=400.0,
+    peak_memory_mib=900.0,
+    deployed_parameters=100,
+    extra_parameters=7,
+    finished="2026-01-01T00:00:00Z",
+    config={},
+    identity={},
+    environment=ENVIRONMENT,
+)
 
 
 def write_run(
@@ -73,23 +102,32 @@ def write_run(
     history = _history(top1, seconds)
     folder.write_metrics(history)
     if finished:
-        trainer = SimpleNamespace(
-            history=history,
-            best=max(
-                (row for row in history if "test_top1" in row), key=lambda row: row["test_top1"]
-            ),
-            device=torch.device("cpu"),
-            method=SimpleNamespace(
-                deployed=lambda: nn.Linear(9, 10), get_extra_parameters=lambda: 7
-            ),
-            folder=folder,
-        )
-        images = SimpleNamespace(name="cifar100", evaluates="test", train=range(50000))
-        score = Score(72.34, 91.0, 1.2) if teacher else None
-        write_json(
-            folder.path / "result.json", make_result(cfg, trainer, images, score, environment)
-        )
+        make_result(cfg, history, folder.identity, environment).write(folder.path)
     return folder.path
+
+
+def make_result(cfg: CN, history: list[dict], identity: dict, environment: dict) -> Result:
+    """The record of a run with this history and a teacher of 72.34 %."""
+    scored = [row for row in history if "test_top1" in row]
+    best = max(scored, key=lambda row: row["test_top1"])
+    taught = identity["teacher"] is not None
+    return replace(
+        RESULT,
+        method=cfg.DISTILLER.TYPE,
+        teacher=cfg.DISTILLER.TEACHER if taught else None,
+        student=cfg.DISTILLER.STUDENT,
+        seed=cfg.SOLVER.SEED,
+        epochs=cfg.SOLVER.EPOCHS,
+        schedule_epochs=cfg.SOLVER.SCHEDULE_EPOCHS or cfg.SOLVER.EPOCHS,
+        last={name: history[-1][f"test_{name}"] for name in METRICS},
+        best={name: best[f"test_{name}"] for name in METRICS},
+        best_epoch=best["epoch"],
+        teacher_score=RESULT.teacher_score if taught else None,
+        wall_seconds=sum(row["train_seconds"] + row.get("test_seconds", 0.0) for row in history),
+        config=active_config(cfg),
+        identity=identity,
+        environment=environment,
+    )
 
 
 def _history(top1: Sequence[float | None], seconds: float) -> list[dict]:
@@ -110,6 +148,7 @@ def _history(top1: Sequence[float | None], seconds: float) -> list[dict]:
                 "test_loss": 1.0,
                 "test_top1": value,
                 "test_top5": 90.0,
+                "test_ece": 5.0,
                 "test_seconds": 0.25 * seconds / len(top1),
             }
         history.append(row)

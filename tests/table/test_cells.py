@@ -1,6 +1,8 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.runs import RESULT
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.runs.read import Rejected, Run
@@ -30,14 +32,9 @@ def run(
     if method != "NONE":
         identity |= {"DISTILLER.TEACHER": teacher, f"{method}.TAU": 4.0}
     identity |= {key.replace("__", "."): value for key, value in changes.items()}
-    result = {
-        "last": {"top1": top1},
-        "best": {"top1": top1 + 1},
-        "teacher_score": {"top1": 72.34},
-        "wall_seconds": 3600.0,
-    }
+    result = replace(RESULT, last={"top1": top1}, best={"top1": top1 + 1})
     name = path or "-".join(map(str, (method, teacher, student, seed, *changes.values())))
-    return Run(Path(name), identity, result if finished else None, 240, ())
+    return Run(Path(name), identity, result if finished else None, 240, {})
 
 
 def labels(comparison) -> list[str]:

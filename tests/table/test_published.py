@@ -6,7 +6,6 @@ import pytest
 from sdkd_plugin.config import load_config
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.runs.folder import data_hash
 from sdkd_plugin.table.grids import published_grid
 from sdkd_plugin.table.published import (
     CIFAR100,
@@ -159,4 +158,4 @@ def test_published_numbers_are_of_whole_cifar100_only():
 def test_cifar100_is_known_by_its_hash(shared):
     path = shared / "data" / "cifar100.npz"
     cfg = load_config(None, ["DATASET.TYPE", "npz", "DATASET.ROOT", str(path)])
-    assert data_hash(load_dataset(cfg)) == CIFAR100
+    assert load_dataset(cfg).fingerprint == CIFAR100

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from sdkd_plugin.config import load_config
-from sdkd_plugin.distillers.base import Phase
+from sdkd_plugin.distillers.base import Distiller, Phase
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.upstream.phases import phased_trainer
 
 
-class Method(torch.nn.Module):
+class Method(Distiller):
     """Two weights, one for each phase."""
 
     def __init__(self, lr_factor=1.0):
-        super().__init__()
+        super().__init__(torch.nn.Identity(), torch.nn.Identity())
         self.first, self.last = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
-        self.phase, self.begun, self.lr_factor = None, [], lr_factor
+        self.begun, self.lr_factor = [], lr_factor
 
     def phases(self, cfg):
         return [Phase("first", 2, lr=0.5, scores=False), Phase("last", cfg.SOLVER.EPOCHS)]

@@ -51,14 +51,12 @@ def html_page(
 
 def _described(run: Run, split: Sequence[str]) -> dict:
     pair = f"{run.teacher or '-'}/{run.student}"
-    state = (
-        f"top-1 {run.result['last']['top1']:.2f}" if run.result else f"unfinished, {run.progress}"
-    )
+    state = f"top-1 {run.result.last['top1']:.2f}" if run.result else f"unfinished, {run.progress}"
     facts = {}
-    if run.result and run.result["environment"]:
-        environment = run.result["environment"]
+    if run.result and run.result.environment:
+        environment = run.result.environment
         facts = {
-            "best": f"{run.result['best']['top1']:.2f} at epoch {run.result['best'].get('epoch')}",
+            "best": f"{run.result.best['top1']:.2f} at epoch {run.result.best_epoch}",
             "commit": environment.get("commit"),
             "uncommitted changes": environment.get("uncommitted_changes"),
             "device": environment.get("device"),
@@ -67,9 +65,9 @@ def _described(run: Run, split: Sequence[str]) -> dict:
                 f"{name} {number}" for name, number in environment.get("versions", {}).items()
             ),
             "command": " ".join(environment.get("command", ())),
-            "finished": run.result.get("finished"),
-            "images per second": f"{run.result['images_per_second']:.0f}",
-            "parameters that training adds": run.result["extra_parameters"],
+            "finished": run.result.finished,
+            "images per second": f"{run.result.images_per_second:.0f}",
+            "parameters that training adds": run.result.extra_parameters,
         }
     return {
         "title": f"{row_name(run, split)}, {pair}, seed {run.seed}: {state}",

@@ -1,0 +1,36 @@
+"""Device and precision of a run, through accelerate."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from yacs.config import CfgNode as CN
+
+from sdkd_plugin.errors import UserError
+
+
+def make_accelerator(cfg: CN) -> Accelerator:
+    """Device and precision from SOLVER.DEVICE and SOLVER.PRECISION.
+
+    Raises:
+        UserError: no such device here, a precision the device lacks, or more than one process.
+    """
+    device, precision = cfg.SOLVER.DEVICE, cfg.SOLVER.PRECISION
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "SOLVER.DEVICE is 'cuda', but torch sees no CUDA device here; allowed: auto, cpu"
+        )
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    if cpu and precision == "fp16":
+        raise UserError(
+            "SOLVER.PRECISION is 'fp16', which needs CUDA; allowed on the CPU: fp32, bf16"
+        )
+
+    # else one process could not train in two precisions
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no" if precision == "fp32" else precision)
+    if accelerator.num_processes > 1:
+        raise UserError(
+            f"started as {accelerator.num_processes} processes; allowed: 1, data-parallel training "
+            "is not built yet"
+        )
+    return accelerator

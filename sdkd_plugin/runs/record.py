@@ -1,0 +1,211 @@
+"""The run record: what a finished run says about itself in result.json. Torch is not needed here.
+
+The engine writes it; the table, the sweep and the demo read it. Which metrics there are only the
+evaluators know: the record carries them by name and says of each what it means.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.files import read_json, write_json
+
+FILE = "result.json"
+SCHEMA = 2  # 1: versions up to 9fe486a, which knew top-1 and top-5 alone; read, never written
+HEADLINE = "top1"  # the metric that chooses the best epoch and that a table shows unless asked
+# Costs that every run of this package records; another host's run has None.
+COSTS = (
+    "wall_seconds",
+    "images_per_second",
+    "peak_memory_mib",
+    "deployed_parameters",
+    "extra_parameters",
+)
+KINDS = {
+    "method": str,
+    "student": str,
+    "seed": int,
+    "epochs": int,
+    "best_epoch": int,
+    "evaluates": str,
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number called by a metric's name means.
+
+    Args:
+        label: short, as a printed score and a column's head have it: "top-1".
+        title: in words, as a table's title has it: "Top-1 accuracy".
+        unit: "%" for values from 0 to 100, else free text such as "nats".
+        better: higher | lower.
+        decimals: how many a table prints.
+    """
+
+    label: str
+    title: str
+    unit: str
+    better: str
+    decimals: int = 2
+
+    def show(self, value: float) -> str:
+        """The value as tables print it."""
+        return f"{value:.{self.decimals}f}"
+
+
+ACCURACIES = {
+    "top1": Metric("top-1", "Top-1 accuracy", "%", "higher"),
+    "top5": Metric("top-5", "Top-5 accuracy", "%", "higher"),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything a table or a sceptical reader asks of one finished run.
+
+    Args:
+        method: DISTILLER.TYPE.
+        teacher: the teacher's model name; None for a method without one.
+        epochs, schedule_epochs: SOLVER.EPOCHS, and the epochs its schedule is written for.
+        dataset: DATASET.TYPE.
+        evaluates: which images were scored: test | val.
+        train_images: how many were trained on.
+        metrics: what each name in `last`, `best` and `teacher_score` means.
+        last: each metric on the evaluated images after the last epoch; the headline.
+        best: the same after the epoch with the highest HEADLINE.
+        best_epoch: that epoch, 1-based within its phase.
+        teacher_score: the teacher's own, measured at the start, or at the end of a run that
+            trains it; None for a method without one.
+        wall_seconds: of training and evaluation.
+        images_per_second: of training.
+        finished: UTC, ISO 8601.
+        config: the config tree that decided the result.
+        identity: the same flat, data and teacher by content; see `runs.folder`.
+        environment: command, commit, versions, device; see `runs.environment`.
+    """
+
+    method: str
+    teacher: str | None
+    student: str
+    seed: int
+    epochs: int
+    schedule_epochs: int
+    dataset: str
+    evaluates: str
+    train_images: int | None
+    metrics: Mapping[str, Metric]
+    last: Mapping[str, float]
+    best: Mapping[str, float]
+    best_epoch: int
+    teacher_score: Mapping[str, float] | None
+    wall_seconds: float | None
+    images_per_second: float | None
+    peak_memory_mib: float | None
+    deployed_parameters: int
+    extra_parameters: int | None
+    finished: str | None
+    config: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    schema: int = field(default=SCHEMA)
+
+    def write(self, folder: Path) -> None:
+        """Writes result.json into a run's folder, atomically."""
+        write_json(folder / FILE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Result | None":
+        """The record in a run's folder, of any schema there has been; None while there is none.
+
+        Raises:
+            UserError: the file is torn, of a later version, or holds what cannot be.
+        """
+        path = folder / FILE
+        try:
+            value = read_json(path)
+        except OSError as error:
+            raise UserError(f"{FILE} cannot be read: {error.strerror}") from error
+        return None if value is None else cls.from_json(value)
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Result":
+        """The record that a json value spells. Raises UserError as `read` does."""
+        if not isinstance(value, dict):
+            raise UserError(f"{FILE} holds {type(value).__name__}, not an object")
+        if "schema" not in value:
+            value = _from_schema_1(value)
+        if value["schema"] != SCHEMA:
+            raise UserError(
+                f"{FILE} has schema {value['schema']!r}; this version reads 1 and {SCHEMA}: "
+                "update sdkd_plugin"
+            )
+
+        names = {each.name for each in fields(cls)}
+        lacking = sorted(names - value.keys() - set(COSTS))
+        foreign = sorted(value.keys() - names)
+        if lacking or foreign:
+            raise UserError(
+                f"{FILE} lacks {', '.join(lacking) or 'nothing'} and has the unknown "
+                f"{', '.join(foreign) or 'nothing'}: torn, or of another version"
+            )
+        _check(value)
+        metrics = {name: Metric(**meaning) for name, meaning in value["metrics"].items()}
+        return cls(**{**value, "metrics": metrics})
+
+
+def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
+    """Today's form of a record that knew two metrics, and kept the best epoch among the best's."""
+    best = value.get("best")
+    best = dict(best) if isinstance(best, dict) else best
+    epoch = best.pop("epoch", None) if isinstance(best, dict) else None
+    metrics = {name: asdict(metric) for name, metric in ACCURACIES.items()}
+    return {**value, "best": best, "best_epoch": epoch, "metrics": metrics, "schema": SCHEMA}
+
+
+def _check(value: dict[str, Any]) -> None:
+    """Raises UserError for a record that nobody's run can have written."""
+    for key in ("config", "identity", "environment", "metrics"):
+        if not isinstance(value[key], dict):
+            raise UserError(f"{FILE} has no {key}")
+    for key, kind in KINDS.items():
+        if not isinstance(value[key], kind):
+            raise UserError(f"{key} in {FILE} is {value[key]!r}; allowed: a {kind.__name__}")
+    for name, meaning in value["metrics"].items():
+        _check_metric(name, meaning)
+    if HEADLINE not in value["metrics"]:
+        raise UserError(f"{FILE} has no metric {HEADLINE}")
+
+    for name in ("last", "best"):
+        _check_scores(name, value[name], value["metrics"])
+    for key in (*COSTS, "train_images"):
+        number = value.get(key)
+        if not _is_number(number) or number < 0:
+            raise UserError(f"{key} in {FILE} is {number!r}; it must be a number")
+
+
+def _check_metric(name: str, meaning: Any) -> None:
+    wanted = {each.name: each.type for each in fields(Metric)}
+    if not isinstance(meaning, dict) or meaning.keys() != wanted.keys():
+        raise UserError(f"metric {name} in {FILE} is {meaning!r}; wanted: {', '.join(wanted)}")
+    if not all(isinstance(meaning[key], kind) for key, kind in wanted.items()):
+        raise UserError(f"metric {name} in {FILE} has a value of another type: {meaning!r}")
+    if meaning["better"] not in ("higher", "lower") or not 0 <= meaning["decimals"] <= 9:
+        raise UserError(f"metric {name} in {FILE} is {meaning!r}; better: higher | lower")
+
+
+def _check_scores(name: str, scores: Any, metrics: dict[str, dict]) -> None:
+    for key, meaning in metrics.items():
+        value = scores.get(key) if isinstance(scores, dict) else None
+        if not _is_number(value):
+            kind = "a percentage" if meaning["unit"] == "%" else "a number"
+            raise UserError(f"{name}.{key} in {FILE} is {value!r}; it must be {kind}")
+        if meaning["unit"] == "%" and not 0 <= value <= 100:
+            raise UserError(f"{name}.{key} in {FILE} is {value!r}; it must be a percentage")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
