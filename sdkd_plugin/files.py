@@ -30,16 +30,16 @@ def write_atomic(
             write(file)
             file.flush()
             os.fsync(file.fileno())
+
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would lock colleagues out
+
         if previous and path.exists():
             os.replace(path, previous)
         os.replace(temporary, path)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # torch's zip writer hides a full disk's OSError behind a RuntimeError
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer hides a full disk's OSError behind a RuntimeError
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise UserError(
             f"{path} cannot be written: {reason}; what was there before is intact"

@@ -28,7 +28,7 @@ def load(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path} is refused: it is no torch file or holds objects other than "
-            f"tensors and plain values, "
+            "tensors and plain values, "
             "which could run code when loaded; save it again as {'model': state_dict}"
         ) from error
     except Exception as error:  # damaged bytes make the unpickler fail in every way there is
@@ -36,6 +36,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"checkpoint {path} cannot be read, it is truncated or no torch file ({detail})"
         ) from error
+
     if not isinstance(state, dict):
         raise UserError(
             f"checkpoint {path} holds {type(state).__name__}; wanted {{'model': state_dict}}"
@@ -54,27 +55,14 @@ def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
     Raises:
         UserError: unreadable file, no "model" entry, another number of classes, or another model.
     """
-    state = load(path)
-    if not isinstance(state.get("model"), dict):
-        raise UserError(
-            f"checkpoint {path} has the entries {sorted(map(str, state))[:6]}; wanted 'model', a "
-            f"state_dict"
-        )
-    entries = state["model"].items()
-    if not all(
-        isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
-        for key, value in entries
-    ):
-        raise UserError(
-            f"checkpoint {path}: 'model' holds something else than named, dense tensors; wanted a "
-            f"state_dict"
-        )
-    weights = {key.removeprefix("module."): value for key, value in entries}
+    weights = state_dict(path)
     own = model.state_dict()
-    missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    missing = sorted(own.keys() - weights.keys())
+    foreign = sorted(weights.keys() - own.keys())
     wrong = sorted(
         key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape
     )
+
     *_, head, bias = own  # the classifier stands last
     if (
         not missing
@@ -82,14 +70,42 @@ def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
         and set(wrong) == {head, bias}
         and own[head].shape[1:] == weights[head].shape[1:]
     ):
-        theirs, ours = len(weights[head]), len(own[head])
+        theirs = len(weights[head])
+        ours = len(own[head])
         raise UserError(
             f"checkpoint {path} was trained for {theirs} classes, the data set has {ours}; give a "
             f"{name} of this data set"
         )
+
     if missing or foreign or wrong:
         detail = f"missing {missing[:1]}, unknown {foreign[:1]}, of another shape {wrong[:1]}"
         raise UserError(
             f"checkpoint {path} is not for model {name!r}: {detail}, ...; check DISTILLER.* or -m"
         )
     model.load_state_dict(weights)
+
+
+def state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The named, dense tensors under "model" in a checkpoint, without DataParallel's "module.".
+
+    Raises:
+        UserError: unreadable file, no "model" entry, or something else in it.
+    """
+    state = load(path)
+    if not isinstance(state.get("model"), dict):
+        raise UserError(
+            f"checkpoint {path} has the entries {sorted(map(str, state))[:6]}; wanted 'model', a "
+            "state_dict"
+        )
+
+    entries = state["model"].items()
+    if not all(
+        isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
+        for key, value in entries
+    ):
+        raise UserError(
+            f"checkpoint {path}: 'model' holds something else than named, dense tensors; wanted a "
+            "state_dict"
+        )
+
+    return {key.removeprefix("module."): value for key, value in entries}

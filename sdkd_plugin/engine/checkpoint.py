@@ -50,6 +50,7 @@ def load_newest(path: Path, check: Callable[[dict[str, Any], Path], None]) -> di
                     warnings.warn(f"{failure}; going back to {candidate}", stacklevel=2)
                 os.replace(candidate, path)
                 return state
+
     if failures:
         raise failures[0]
     return None

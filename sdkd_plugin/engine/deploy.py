@@ -47,10 +47,13 @@ def unpack(recipe: Any, path: str) -> nn.Module:
     if not isinstance(recipe, dict) or {key: type(value) for key, value in recipe.items()} != ENTRY:
         raise UserError(
             f"checkpoint {path}: 'deploy' is malformed; wanted the entries {', '.join(ENTRY)}, as "
-            f"a run writes them"
+            "a run writes them"
         )
-    name, num_classes = recipe["method"], recipe["num_classes"]
-    method, cfg = METHODS[name].build, default_config()
+
+    name = recipe["method"]
+    num_classes = recipe["num_classes"]
+    method = METHODS[name].build
+    cfg = default_config()
     foreign = {key for key, _ in flatten(recipe["config"])} ^ {
         key for key, _ in flatten(cfg.get(name, {}))
     }
@@ -59,12 +62,12 @@ def unpack(recipe: Any, path: str) -> nn.Module:
             f"checkpoint {path}: its {name} settings differ from this version's in "
             f"{', '.join(sorted(foreign))}"
         )
+
     cfg[name] = CN(recipe["config"])
-    cfg.DISTILLER.TYPE, cfg.DISTILLER.TEACHER, cfg.DISTILLER.STUDENT = (
-        name,
-        recipe["teacher"],
-        recipe["student"],
-    )
+    cfg.DISTILLER.TYPE = name
+    cfg.DISTILLER.TEACHER = recipe["teacher"]
+    cfg.DISTILLER.STUDENT = recipe["student"]
+
     student = build_model(recipe["student"], num_classes)
     teacher = None if method.teacher_from == "none" else build_model(recipe["teacher"], num_classes)
     return method(student, teacher, cfg, *([1] if method.needs_num_data else [])).deployed()
@@ -88,7 +91,7 @@ def load_network(path: str, name: str, num_classes: int) -> tuple[str, nn.Module
         if not name:
             raise UserError(
                 f"checkpoint {path} does not say which model it holds; name it with -m, such as -m "
-                f"resnet20"
+                "resnet20"
             )
         network = build_model(name, num_classes)
     else:
@@ -100,6 +103,7 @@ def load_network(path: str, name: str, num_classes: int) -> tuple[str, nn.Module
                 f"{num_classes} classes"
             )
         name = f"{recipe['student']} as {recipe['method']} deploys it"
+
     weights.load_weights(network, path, name)
     return name, network
 

@@ -14,7 +14,8 @@ def make_accelerator(cfg: CN) -> Accelerator:
     Raises:
         UserError: no such device here, a precision the device lacks, or more than one process.
     """
-    device, precision = cfg.SOLVER.DEVICE, cfg.SOLVER.PRECISION
+    device = cfg.SOLVER.DEVICE
+    precision = cfg.SOLVER.PRECISION
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "SOLVER.DEVICE is 'cuda', but torch sees no CUDA device here; allowed: auto, cpu"

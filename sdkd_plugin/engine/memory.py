@@ -8,7 +8,8 @@ import sys
 import torch
 
 # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, -1)
+_MMAP_THRESHOLD = -3
+_TRIM_THRESHOLD = -1
 
 
 def keep_freed_memory() -> bool:

@@ -16,7 +16,9 @@ from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
 from sdkd_plugin.runs.teacher import MissingTeacherError, loads_teacher, teacher_path
 
-WARM_STEPS, TIMED_STEPS, TIMED_EVAL_BATCHES = 2, 6, 4
+WARM_STEPS = 2
+TIMED_STEPS = 6
+TIMED_EVAL_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,10 @@ def show_run_plan(cfg: CN) -> None:
     shown = dict(flatten(scaled_config(cfg)))
     for key in epoch_keys(cfg):
         print(f"  {key}: {shown[key]!r}")
+
     plan = make_plan(cfg)
-    dataset, distiller = plan.dataset, plan.distiller
+    dataset = plan.dataset
+    distiller = plan.distiller
     print(
         f"data: {dataset.name}, {len(dataset.train)} training images, {len(dataset.test)} "
         f"{dataset.evaluates} images"
@@ -99,6 +103,7 @@ def show_run_plan(cfg: CN) -> None:
     for name, module in (("student", distiller.student), ("teacher", distiller.teacher)):
         if module is not None:
             print(f"parameters of the {name}: {sum(p.numel() for p in module.parameters()):,}")
+
     print(f"parameters training adds: {distiller.get_extra_parameters():,}")
     if plan.warning:
         print(f"warning: {plan.warning}")
@@ -109,7 +114,7 @@ def show_run_plan(cfg: CN) -> None:
     for phase, train, score in plan.costs:
         print(
             f"  {phase.epochs} epochs {phase.name!r}, each {train:.1f} s of training, {score:.1f} "
-            f"s of evaluation"
+            "s of evaluation"
         )
     print(f"  altogether {plan.hours:.2f} hours, {plan.disk / 2**20:.0f} MiB on disk")
 
@@ -119,13 +124,15 @@ def time_training(trainer: Trainer) -> float:
     weights.
     """
     trainer.distiller.train()
-    validation, began, timed = trainer.validation(1), 0.0, 0
-    for step, batch in enumerate(
-        itertools.islice(trainer.train_batches.epoch(1), WARM_STEPS + TIMED_STEPS), start=1
-    ):
+    validation = trainer.validation(1)
+    began = 0.0
+    timed = 0
+    batches = itertools.islice(trainer.train_batches.epoch(1), WARM_STEPS + TIMED_STEPS)
+    for step, batch in enumerate(batches, start=1):
         if step <= WARM_STEPS + 1:
             _synchronise(trainer.device)
-            began, timed = time.perf_counter(), 0
+            began = time.perf_counter()
+            timed = 0
         trainer.step(batch, 1, step, next(validation))
         timed += 1
     _synchronise(trainer.device)
@@ -137,7 +144,8 @@ def time_evaluation(trainer: Trainer) -> float:
     """Seconds of scoring the evaluation split once, extrapolated from a few batches."""
     trainer.distiller.eval()
     network = trainer.method.deployed()
-    began, batches = time.perf_counter(), 0
+    began = time.perf_counter()
+    batches = 0
     for image, _ in itertools.islice(trainer.eval_batches, TIMED_EVAL_BATCHES):
         network(image)
         batches += 1

@@ -62,7 +62,8 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
         if not recorder.history:
             folder.begin(cfg, setup.environment, uncommitted_diff())
 
-        done, total = len(recorder.history), len(trainer.schedule)
+        done = len(recorder.history)
+        total = len(trainer.schedule)
         images = len(dataset.train)
         print(f"{folder.path}: {total} epochs, {done} of them done, {images} training images")
         trainer.run(recorder)

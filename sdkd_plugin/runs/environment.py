@@ -17,18 +17,13 @@ def _git(*arguments: str) -> str | None:
     of this package.
     """
     root = Path(__file__).resolve().parents[2]
-    if not (
-        root / ".git"
-    ).exists():  # installed as a wheel: a checkout around site-packages is not ours
+    # installed as a wheel: a checkout around site-packages is not ours
+    if not (root / ".git").exists():
         return None
+
+    command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=30,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -44,14 +39,13 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     # torch's own says its CUDA too
     versions = {"python": platform.python_version(), "torch": torch.__version__}
+    on_cuda = device.type == "cuda"
     return {
         "command": sys.argv,
         "commit": commit.strip() if commit else None,
         "uncommitted_changes": bool(uncommitted_diff()),
         "versions": {**versions, **{name: version(name) for name in PACKAGES}},
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"cpu {_processor()}",
+        "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu {_processor()}",
         "threads": torch.get_num_threads(),
     }
 

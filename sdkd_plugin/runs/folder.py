@@ -51,14 +51,17 @@ def run_identity(cfg: CN, data: str, teacher: str | None) -> dict[str, Any]:
     flat = {
         key: value for key, value in flatten(active_config(cfg)) if not key.startswith(NOT_IDENTITY)
     }
+
     method = METHODS[cfg.DISTILLER.TYPE]
-    for key in (f"{method.name}.{name}" for name in method.info.get("file_keys", ())):
+    for name in method.info.get("file_keys", ()):
+        key = f"{method.name}.{name}"
         try:
             flat[key] = sha256(flat[key]) if flat[key] else ""
         except OSError as error:
             raise UserError(
                 f"{key} is {flat[key]!r}, which cannot be read: {error.strerror}"
             ) from error
+
     if method.build.teacher_from == "none":
         # a method without a teacher is the same run whatever the yaml names
         del flat["DISTILLER.TEACHER"]
@@ -142,19 +145,20 @@ class RunFolder:
             ):
                 raise UserError(
                     f"{self.path} holds files of something else than a run of this package; choose "
-                    f"another EXPERIMENT.NAME"
+                    "another EXPERIMENT.NAME"
                 )
             return
+
         changes = difference(self.identity, read_json(self.path / "identity.json") or {})
         if changes:
             raise UserError(
                 f"{self.path} holds a run with another config ({changes}); choose another "
-                f"EXPERIMENT.NAME or undo the change"
+                "EXPERIMENT.NAME or undo the change"
             )
         if not resume and self.result is None:
             raise UserError(
                 f"{self.path} holds this run, unfinished; add --resume to go on, or choose another "
-                f"EXPERIMENT.NAME"
+                "EXPERIMENT.NAME"
             )
         # what a killed process was writing; under the lock, nobody is now
         for leftover in self.path.glob(".*.*"):
@@ -173,7 +177,7 @@ class RunFolder:
         except Timeout as error:
             raise UserError(
                 f"{self.path} is being written by another process; wait for it or choose another "
-                f"EXPERIMENT.NAME"
+                "EXPERIMENT.NAME"
             ) from error
         except OSError as error:
             raise UserError(

@@ -60,6 +60,7 @@ def read_upstream(named: str) -> Run | Rejected:
         classes = _check_student(path / "student_best", student)
     except UserError as error:
         return Rejected(path, str(error))
+
     identity = {
         "host": "mdistiller",
         "DISTILLER.TYPE": method,
@@ -79,6 +80,7 @@ def read_upstream(named: str) -> Run | Rejected:
     except UserError as error:
         return Rejected(path, str(error))
     identity |= {"teacher": None} if method == VANILLA else {"DISTILLER.TEACHER": teacher}
+
     curves = {
         metric: tuple((row["epoch"], row[logged]) for row in rows)
         for metric, logged in LOGGED.items()
@@ -144,34 +146,31 @@ def _read_worklog(path: Path) -> list[dict[str, Any]]:
     if not FINISHED.search(text):
         raise UserError(
             f"is unfinished: {WORKLOG} ends without the line best_acc; go on with mdistiller's own "
-            f"--resume"
+            "--resume"
         )
+
     rows: dict[int, dict[str, Any]] = {}
     try:
         for number, lines in EPOCH.findall(text):
             epoch = int(number)
-            if epoch in rows and epoch != max(
-                rows
-            ):  # a run killed between log and checkpoint repeats its last epoch
+            # a run killed between log and checkpoint repeats its last epoch
+            if epoch in rows and epoch != max(rows):
                 raise UserError(
                     f"{WORKLOG} starts over at epoch {epoch}: two runs were written into this "
-                    f"folder"
+                    "folder"
                 )
             logged = dict(line.split(": ") for line in lines.splitlines())
-            rows[epoch] = {
-                "epoch": epoch,
-                **{key: float(logged[key]) for key in ("lr", "test_acc", "test_acc_top5")},
-            }
+            numbers = {key: float(logged[key]) for key in ("lr", *LOGGED.values())}
+            rows[epoch] = {"epoch": epoch, **numbers}
     except (KeyError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{WORKLOG} is torn or foreign ({error!r})") from error
+
     if list(rows) != list(range(1, len(rows) + 1)) or not rows:
         gap = next((b for a, b in pairwise((0, *rows)) if b != a + 1), None)
         raise UserError(f"{WORKLOG} skips to epoch {gap}" if rows else f"{WORKLOG} holds no epoch")
-    if not all(
-        0 <= row[key] <= 100 for row in rows.values() for key in ("test_acc", "test_acc_top5")
-    ):
+    if not all(0 <= row[key] <= 100 for row in rows.values() for key in LOGGED.values()):
         raise UserError(f"{WORKLOG} holds an accuracy that is no percentage")
     return list(rows.values())
 
@@ -201,21 +200,24 @@ def _read_latest(path: Path) -> dict[str, Any]:
         return {}
     with torch.serialization.safe_globals(_NUMBERS):
         state = weights.load(path)
+
     try:
-        group, model = state["optimizer"]["param_groups"][0], state["model"]
+        group = state["optimizer"]["param_groups"][0]
+        model = state["model"]
         found = {
             "last learning rate": float(group["lr"]),
             "SOLVER.MOMENTUM": float(group["momentum"]),
             "SOLVER.WEIGHT_DECAY": float(group["weight_decay"]),
         }
-        # its DOT trainer
-        found |= (
-            {"momentum of loss_kd": float(group["momentum_kd"])} if "momentum_kd" in group else {}
-        )
+        if "momentum_kd" in group:  # its DOT trainer
+            found["momentum of loss_kd"] = float(group["momentum_kd"])
+
         teacher = {key: value for key, value in model.items() if key.startswith("module.teacher.")}
         digest = hashlib.sha256()
         for key in sorted(teacher):
             digest.update(key.encode() + teacher[key].contiguous().numpy().tobytes())
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{path.name} is not mdistiller's checkpoint ({error!r})") from error
-    return {**found, **({"teacher": f"weights {digest.hexdigest()[:16]}"} if teacher else {})}
+    if teacher:
+        found["teacher"] = f"weights {digest.hexdigest()[:16]}"
+    return found

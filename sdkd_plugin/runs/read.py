@@ -137,7 +137,7 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[Rejected]]
             fault = "is a file, not a folder" if folder.exists() else "does not exist"
             raise UserError(
                 f"{folder} {fault}; give folders that hold runs, such as the LOG.PREFIX of "
-                f"tools/train.py"
+                "tools/train.py"
             )
         here = _find(folder)
         if not here:
@@ -146,7 +146,9 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[Rejected]]
                 f"{folder} holds no run: no folder under it has any of {names}; give a LOG.PREFIX"
             )
         found.update((path.resolve(), path) for path in here)
-    runs, rejected = [], []
+
+    runs = []
+    rejected = []
     for path in sorted(found.values()):
         try:
             runs.append(_read(path))

@@ -30,11 +30,10 @@ def teacher_path(cfg: CN) -> Path:
     path = Path(cfg.DISTILLER.TEACHER_CKPT or teacher_checkpoint(name))
     if path.is_file():
         return path
-    published = (
-        "mdistiller publishes it (cifar_teachers.tar)"
-        if name in PUBLISHED_TEACHERS
-        else "nobody publishes one"
-    )
+
+    published = "nobody publishes one"
+    if name in PUBLISHED_TEACHERS:
+        published = "mdistiller publishes it (cifar_teachers.tar)"
     raise MissingTeacherError(
         f"teacher checkpoint {path} (DISTILLER.TEACHER_CKPT) does not exist; {published}; to train "
         f"one here: python tools/train.py --cfg configs/cifar100/vanilla/{name}.yaml, then set "

@@ -24,13 +24,14 @@ def run(script: Path, arguments: Sequence[str]) -> None:
     if not script.is_file():
         raise UserError(
             f"script {script} does not exist; give one of a checkout, such as "
-            f"mdistiller/tools/train.py"
+            "mdistiller/tools/train.py"
         )
     if not (checkout / "mdistiller").is_dir():
         raise UserError(
             f"script {script} does not lie in a checkout of mdistiller: {checkout} has no folder "
-            f"mdistiller/"
+            "mdistiller/"
         )
+
     sys.path.insert(0, str(checkout))
     register()
     sys.argv = [str(script), *arguments]

@@ -30,7 +30,8 @@ ade0506fd51f61154d0c7418ddf7c113415ffcbe95c0036c028d1fe88658fdf3 tools/train.py
 )
 HOOK = "mdistiller/distillers/__init__.py"
 RECORD = ".sdkd_plugin_link.json"
-BEGIN, END = "# >>> sdkd_plugin link >>>", "# <<< sdkd_plugin link <<<"
+BEGIN = "# >>> sdkd_plugin link >>>"
+END = "# <<< sdkd_plugin link <<<"
 BLOCK = f"""
 {BEGIN}
 # Added by `python -m sdkd_plugin link`; `python -m sdkd_plugin unlink` takes it away again.
@@ -63,22 +64,24 @@ def link(checkout: Path, dry_run: bool = False) -> None:
     """
     hook = checkout / HOOK
     check_checkout(checkout)
+
     source = hook.read_bytes()
     if BEGIN.encode() in source or (checkout / RECORD).exists():
         raise UserError(
             f"{checkout} is linked already; unlink it first: python -m sdkd_plugin unlink "
             f"{checkout}"
         )
+
     files, folders = _configs_to_bring(checkout)
-    print(
-        f"{hook}: {len(BLOCK.splitlines()) - 1} lines at the end{BLOCK}"
-        if dry_run
-        else f"{hook}: one marked block at the end"
-    )
+    if dry_run:
+        print(f"{hook}: {len(BLOCK.splitlines()) - 1} lines at the end{BLOCK}")
+    else:
+        print(f"{hook}: one marked block at the end")
     for path in files:
         print(f"{checkout / path}: new")
     if dry_run:
         return
+
     record = Record(BLOCK, {path: _hash(content) for path, content in files.items()}, folders)
     # first: an interrupted link can be undone
     write_text(checkout / RECORD, json.dumps(asdict(record), indent=2) + "\n")
@@ -95,31 +98,31 @@ def unlink(checkout: Path, dry_run: bool = False) -> None:
     Raises:
         UserError: not linked, or the block was edited.
     """
-    hook, record_file = checkout / HOOK, checkout / RECORD
+    hook = checkout / HOOK
+    record_file = checkout / RECORD
     if not hook.is_file():
         raise UserError(f"{checkout} is no checkout of mdistiller: it has no {HOOK}")
     source = hook.read_bytes()
     if not record_file.exists():
-        found = (
-            "its block is there, but not the record"
-            if BEGIN.encode() in source
-            else "there is no block"
-        )
+        block_there = BEGIN.encode() in source
+        found = "its block is there, but not the record" if block_there else "there is no block"
         raise UserError(
             f"{checkout} has no {RECORD}: {found}; remove what stands between the markers in "
             f"{hook} by hand, if anything"
         )
+
     record = Record(**json.loads(record_file.read_text()))
     block = record.block.encode()
     if BEGIN.encode() in source and block not in source:
         raise UserError(
             f"the block between {BEGIN!r} and {END!r} in {hook} was edited; restore or remove it "
-            f"by hand, then unlink again"
+            "by hand, then unlink again"
         )
     if block in source:
         print(f"{hook}: the marked block goes")
         if not dry_run:
             _rewrite(hook, source.replace(block, b"", 1))
+
     for path, digest in record.files.items():
         target = checkout / path
         if target.exists() and _hash(target.read_bytes()) != digest:
@@ -130,6 +133,7 @@ def unlink(checkout: Path, dry_run: bool = False) -> None:
                 target.unlink()
     if dry_run:
         return
+
     for folder in sorted(record.folders, reverse=True):
         if (checkout / folder).is_dir() and not any((checkout / folder).iterdir()):
             (checkout / folder).rmdir()
@@ -142,7 +146,9 @@ def check_checkout(checkout: Path) -> None:
     """
     if not (checkout / HOOK).is_file():
         raise UserError(f"{checkout} is no checkout of mdistiller: it has no {HOOK}")
-    matching, other = [], []
+
+    matching = []
+    other = []
     for path, digest in KNOWN.items():
         file = checkout / path
         text = file.read_bytes().replace(b"\r\n", b"\n") if file.is_file() else b""
@@ -152,7 +158,7 @@ def check_checkout(checkout: Path) -> None:
         raise UserError(
             f"{checkout} is not mdistiller at {COMMIT}: {', '.join(other)} differ or are missing, "
             f"{', '.join(matching) or 'nothing'} matches; check that commit out, or call "
-            f"sdkd_plugin.upstream.register() yourself"
+            "sdkd_plugin.upstream.register() yourself"
         )
 
 
@@ -166,6 +172,7 @@ def _configs_to_bring(checkout: Path) -> tuple[dict[str, bytes], list[str]]:
         for entry in METHODS
         if obstacle(entry) is None and f'"{entry.name}":' not in registry
     ]
+
     sources = {
         f"configs/cifar100/{m}/{f.name}": f
         for m in lacking

@@ -35,31 +35,31 @@ def register(methods: Iterable[str] | None = None, replace: bool = False) -> lis
         UserError: mdistiller cannot be imported, a method cannot run there (says why), or a name is
             taken.
     """
-    distillers, cfg = _import("mdistiller.distillers"), _import("mdistiller.engine.cfg").CFG
+    distillers = _import("mdistiller.distillers")
+    cfg = _import("mdistiller.engine.cfg").CFG
     known = distillers.distiller_dict
     entries = [METHODS[name] for name in methods] if methods is not None else list(METHODS)
     chosen = []
+
     for entry in entries:
         why_not = obstacle(entry)
         present = known.get(entry.name)
         ours = getattr(present, MARK, False)
-        if methods is None and (
-            why_not
-            or (present is not None and not ours and present.__module__.startswith("mdistiller."))
-        ):
+        theirs = present is not None and not ours and present.__module__.startswith("mdistiller.")
+        if methods is None and (why_not or theirs):
             continue
         if why_not:
             raise UserError(f"method {entry.name!r} cannot run in mdistiller: {why_not}")
         if present is not None and not ours and not replace:
             raise UserError(
                 f"mdistiller's distiller_dict has {entry.name!r} already, from "
-                f"{present.__module__}; "
-                "register(replace=True) puts this package's in its place"
+                f"{present.__module__}; register(replace=True) puts this package's in its place"
             )
         if not ours:
             known[entry.name] = bridge(entry, _import("mdistiller.distillers._base").Distiller)
         _add_node(cfg, entry)
         chosen.append(entry.name)
+
     _add_trainer()
     return chosen
 
@@ -78,6 +78,7 @@ def obstacle(entry: Entry) -> str | None:
         return (
             "it trains its teacher, and mdistiller asserts that a teacher comes from a checkpoint"
         )
+
     if method.before_step is not Distiller.before_step:
         return "it acts before each step, and mdistiller does not call it there"
     if method.deployed is not Distiller.deployed:
@@ -117,8 +118,7 @@ def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]
         if len(self.phases(cfg)) > 1 and cfg.SOLVER.TRAINER != TRAINER:
             raise UserError(
                 f"SOLVER.TRAINER is {cfg.SOLVER.TRAINER!r}, which has one phase, but {entry.name} "
-                f"with these settings has "
-                f"several; allowed: {TRAINER}"
+                f"with these settings has several; allowed: {TRAINER}"
             )
 
     link = type("UpstreamDistiller", (upstream_distiller,), {"__init__": construct})
@@ -157,8 +157,7 @@ def _import(name: str) -> ModuleType:
         if error.name and error.name.partition(".")[0] == "mdistiller":
             raise UserError(
                 f"{name} cannot be imported: no mdistiller on the path; start from its checkout, "
-                f"or use "
-                "python -m sdkd_plugin run CHECKOUT/tools/train.py"
+                "or use python -m sdkd_plugin run CHECKOUT/tools/train.py"
             ) from error
         raise UserError(
             f"mdistiller is there but {name} does not import ({error}); "
