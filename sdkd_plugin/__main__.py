@@ -203,6 +203,9 @@ def _add_bridge(commands: argparse._SubParsersAction) -> None:
         )
         bridge.set_defaults(command=_link, name=name)
 
+    methods = commands.add_parser("methods", help="list the methods, and which run in mdistiller")
+    methods.set_defaults(command=_methods)
+
     run = commands.add_parser(
         "run",
         help="run one of mdistiller's own scripts with this package registered, linked or not",
@@ -282,6 +285,12 @@ def _link(options: argparse.Namespace) -> None:
     from sdkd_plugin.upstream import link
 
     (link.link if options.name == "link" else link.unlink)(Path(options.checkout), options.dry_run)
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from sdkd_plugin.upstream.methods import show_methods
+
+    show_methods()
 
 
 def _run(options: argparse.Namespace) -> None:

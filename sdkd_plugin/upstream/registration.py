@@ -16,6 +16,11 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS, Entry
 from sdkd_plugin.upstream.phases import TRAINER, phased_trainer
 
+# the methods that mdistiller a08d46f has itself, under the names that ours have
+THEIRS = (
+    *("AT", "CRD", "DKD", "FITNET", "KD", "KDSVD", "NST", "OFD", "PKT", "REVIEWKD", "RKD"),
+    *("SP", "VID"),
+)
 MARK = "_sdkd_plugin"  # attribute of the classes built here, to know them again
 
 

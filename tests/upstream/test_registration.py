@@ -4,6 +4,9 @@ import textwrap
 
 import pytest
 
+from sdkd_plugin.registry import METHODS
+from sdkd_plugin.upstream.registration import obstacle
+
 PROGRAM = """
 import sys
 from sdkd_plugin.upstream import register
@@ -136,7 +139,8 @@ def test_every_method_that_works_there_steps_with_upstreams_models_and_config(ch
         print("stepped", name)
     """
     out = call(checkout, "-c", program(body)).stdout
-    assert out.count("stepped") == 19  # as many as docs/mdistiller.md says work
+    works = [entry.name for entry in METHODS if obstacle(entry) is None]
+    assert out.count("stepped") == len(works) > 10
 
 
 def test_a_method_with_phases_under_a_trainer_that_has_one_is_refused(checkout, call):
@@ -147,8 +151,9 @@ def test_a_method_with_phases_under_a_trainer_that_has_one_is_refused(checkout, 
     from mdistiller.models import cifar_model_dict
 
     assert "AB" in register() and "phases" in trainer_dict
-    student, teacher = (cifar_model_dict[model][0](num_classes=100) for model in ("resnet8",
-    "resnet14")) for trainer in ("base", "phases"):
+    models = [cifar_model_dict[model][0] for model in ("resnet8", "resnet14")]
+    student, teacher = (build(num_classes=100) for build in models)
+    for trainer in ("base", "phases"):
         CFG.SOLVER.TRAINER = trainer
         try:
             distiller_dict["AB"](student, teacher, CFG)
