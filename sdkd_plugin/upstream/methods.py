@@ -1,4 +1,4 @@
-"""`methods`: every registered method, those from outside too, and whether mdistiller can carry it."""
+"""`methods`: every registered method, from outside too, and whether mdistiller can carry it."""
 
 from collections.abc import Iterator
 
