@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -e '.[demo,plots,dev]'
+	$(BIN)/pip install -q -e '.[demo,dev]'
 	touch $@
 
 demo: .venv/installed

@@ -166,5 +166,5 @@ def _import(name: str) -> ModuleType:
             ) from error
         raise UserError(
             f"mdistiller is there but {name} does not import ({error}); "
-            "what its requirements forget comes with: pip install 'sdkd-plugin[mdistiller]'"
+            "what its requirements forget: pip install scipy tqdm"
         ) from error

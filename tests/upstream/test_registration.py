@@ -83,7 +83,7 @@ def test_a_broken_mdistiller_is_named_with_what_it_lacks(checkout, call):
         print(error)
     """
     out = call(checkout, "-c", program(body), path=str(checkout.parent / "no_scipy")).stdout
-    assert "does not import (No module named scipy)" in out and "sdkd-plugin[mdistiller]" in out
+    assert "does not import (No module named scipy)" in out and "pip install scipy tqdm" in out
 
 
 @pytest.mark.parametrize(
