@@ -111,6 +111,15 @@ def test_yacs_reads_the_files_as_we_do():
         assert cfg == load_config(file), file
 
 
+def test_a_node_without_keys_is_left_out_because_mdistiller_lacks_the_key(made):
+    said = {
+        pair: yaml.safe_load((made / f"kdsvd/{pair}.yaml").read_text())
+        for pair in ("wrn40_2_wrn16_2", "wrn40_2_wrn40_1")
+    }
+    assert "KDSVD" not in said["wrn40_2_wrn16_2"]
+    assert said["wrn40_2_wrn40_1"]["KDSVD"] == {"FORM": "width"}
+
+
 @pytest.mark.parametrize("name", [entry.name for entry in MODELS])
 def test_the_facts_of_a_model_are_those_of_its_network(name):
     facts = tool.read_protocol(PROTOCOL).models[name]
@@ -169,9 +178,9 @@ def test_a_generated_file_that_is_no_more_goes_with_its_folder_and_a_hand_writte
         ("unequal: True", "uneven: True", "unknown channels 'uneven' in refuses of method fsp"),
         ("unequal: True", "unequal: 1", "fsp/wrn40_2_wrn40_1: refuses is 1 in .*allowed: True"),
         (
-            "by channels: {equal: channels,",
-            "by pair: {res: channels,",
-            "unknown pair 'res' in FORM",
+            "by channels: {equal: {},",
+            "by pair: {res: {},",
+            "unknown pair 'res' in KDSVD",
         ),
         (
             "by teacher: {resnet56:",

@@ -270,11 +270,11 @@ def _fact(fact: str, model: str, protocol: Protocol, where: str) -> Any:
 
 def _lines(tree: dict[str, Any], indent: str = "") -> Iterator[str]:
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if not isinstance(value, dict):
+            yield f"{indent}{key}: {_scalar(value)}\n"
+        elif value:
             yield f"{indent}{key}:\n"
             yield from _lines(value, indent + "  ")
-        else:
-            yield f"{indent}{key}: {_scalar(value)}\n"
 
 
 def _scalar(value: Any) -> str:
