@@ -19,7 +19,9 @@ from sdkd_plugin.files import write_text
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HEADER = "# Written by sdkd_plugin's tools/make_configs.py: edit configs/protocol.yaml, not this.\n"
 ALONE = "vanilla"  # the method that has a file for each model instead of each pair
-ROLES = ("teacher", "student", "pair", "channels")  # what a choice can go by
+NETWORKS = ("teacher", "student")
+SHARED_FACTS = ("channels", "sizes")  # a choice can go by whether both networks' are equal
+ROLES = (*NETWORKS, "pair", *SHARED_FACTS)
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,8 @@ def make_configs(protocol: Protocol) -> dict[str, str]:
             pairs = {model: (model, model) for model in protocol.models}
 
         for pair, (teacher, student) in pairs.items():
-            names, where = (
-                {"pair": pair, "teacher": teacher, "student": student},
-                f"{method}/{pair}",
-            )
+            names = {"pair": pair, "teacher": teacher, "student": student}
+            where = f"{method}/{pair}"
             refused = _resolved(protocol.refuses[method], names, protocol, f"{where}: refuses")
             if not isinstance(refused, bool):
                 raise UserError(
@@ -186,16 +186,15 @@ def _check_choices(tree: dict[str, Any], protocol: Protocol, where: str) -> None
             continue
         rule, *others = value
         kind, _, role = rule.partition(" ")
-        roles, last = (ROLES, ["else"]) if kind == "by" else (ROLES[:2], [])
+        roles, last = (ROLES, ["else"]) if kind == "by" else (NETWORKS, [])
         if role not in roles or others not in ([], last):
             raise UserError(
                 f"{key} of {where} is {value}; allowed: {{by {', '.join(ROLES)}: values, else: "
-                f"value}} or {{of {', '.join(ROLES[:2])}: fact}}"
+                f"value}} or {{of {', '.join(NETWORKS)}: fact}}"
             )
         if kind == "by":
-            known = {"pair": protocol.pairs, "channels": ("equal", "unequal")}.get(
-                role, protocol.models
-            )
+            known = protocol.pairs if role == "pair" else protocol.models
+            known = ("equal", "unequal") if role in SHARED_FACTS else known
             for name in _block(value[rule], f"{rule!r} in {key} of {where}"):
                 if name not in known:
                     raise unknown(role, name, known, f"{key} of {where}")
@@ -249,8 +248,8 @@ def _resolved(value: Any, names: dict[str, str], protocol: Protocol, where: str)
     kind, role = rule.split(" ")
     if kind == "of":
         return _fact(value[rule], names[role], protocol, where)
-    if role == "channels":
-        teacher, student = (_fact(role, names[net], protocol, where) for net in ROLES[:2])
+    if role in SHARED_FACTS:
+        teacher, student = (_fact(role, names[net], protocol, where) for net in NETWORKS)
         name = "equal" if teacher == student else "unequal"
     else:
         name = names[role]
