@@ -12,13 +12,9 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.defaults import ALLOWED, DEFAULTS
+from sdkd_plugin.defaults import ALLOWED, DEFAULTS, RENAMED_VALUES
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import DATASETS, METHODS
-
-# Values that had another name at first: {key: {first name: today's}}. Keys that had one are
-# declared where their method is registered (`renamed`).
-RENAMED_VALUES = {"SOLVER.TRAINER": {"stages": "phases"}}
 
 
 def default_config() -> CN:

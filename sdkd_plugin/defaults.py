@@ -100,3 +100,7 @@ ALLOWED: dict[str, Allowed] = {
     "LOG.PREFIX": Anything(),
     "LOG.WANDB": Anything(),
 }
+
+# Values that had another name at first: {key: {first name: today's}}. Keys that had one are
+# declared where their method is registered (`renamed`).
+RENAMED_VALUES = {"SOLVER.TRAINER": {"stages": "phases"}}

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import RENAMED_VALUES, check_method
+from sdkd_plugin.config import check_method
+from sdkd_plugin.defaults import RENAMED_VALUES
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS, Entry
