@@ -5,95 +5,16 @@ node per method.
 import ast
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.defaults import ALLOWED, DEFAULTS, RENAMED_VALUES
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import DATASETS, METHODS
-
-# Keys in this tree that mdistiller has keep its defaults, traps included, so that its yaml files
-# mean the same here.
-DEFAULTS: dict[str, Any] = {
-    "EXPERIMENT": {
-        "PROJECT": "distill",
-        "NAME": "",  # empty: made from TAG and a hash of the resolved config
-        "TAG": "default",
-    },
-    "DATASET": {
-        "TYPE": "cifar100",  # cifar100 | npz | imagefolder | digits
-        "NUM_WORKERS": 2,  # decoding threads of imagefolder; other types live in memory already
-        "TEST": {"BATCH_SIZE": 64},
-        # below: not in mdistiller
-        "ROOT": "./data",  # a folder; for npz the file itself
-        "DOWNLOAD": True,  # cifar100 only
-        "AUGMENT": "crop_flip",  # crop_flip | crop | none
-        "MEAN": [0.5071, 0.4867, 0.4408],  # per channel, of pixel values in [0, 1]
-        "STD": [0.2675, 0.2565, 0.2761],
-        "IMAGE_SIZE": 0,  # pixels, by area averaging; 0: as stored
-        "SUBSET": 1.0,  # fraction of the training images kept, class-balanced
-        "VAL_FRACTION": 0.0,  # held out of training and evaluated INSTEAD of the test images
-    },
-    "DISTILLER": {
-        "TYPE": "NONE",
-        "TEACHER": "ResNet50",
-        "STUDENT": "resnet32",
-        "TEACHER_CKPT": "",  # not in mdistiller; empty: mdistiller's place under download_ckpts/
-    },
-    "SOLVER": {
-        # base | crd | phases; read by mdistiller only: here methods declare what they need
-        "TRAINER": "base",
-        "BATCH_SIZE": 64,
-        "EPOCHS": 240,
-        "LR": 0.05,
-        # multiply LR by LR_DECAY_RATE after each of these epochs
-        "LR_DECAY_STAGES": [150, 180, 210],
-        "LR_DECAY_RATE": 0.1,
-        "WEIGHT_DECAY": 0.0001,
-        "MOMENTUM": 0.9,
-        "TYPE": "SGD",
-        "DOT": {"DELTA": 0.075},  # read by mdistiller's DOT trainer only
-        # below: not in mdistiller
-        "SCHEDULE_EPOCHS": 0,  # epochs for which epoch-valued keys are written; 0: EPOCHS
-        "SEED": 0,
-        "DEVICE": "auto",  # auto | cpu | cuda
-        "PRECISION": "fp32",  # fp32 | bf16 | fp16
-        "CHANNELS_LAST": True,
-    },
-    "LOG": {
-        "TENSORBOARD_FREQ": 500,  # has no effect in mdistiller, nor here
-        "SAVE_CHECKPOINT_FREQ": 40,  # epochs between kept checkpoints
-        "PREFIX": "./output",
-        "WANDB": True,  # read by mdistiller only; here there are metrics.csv and TensorBoard
-    },
-}
-
-CHOICES = {
-    "DATASET.AUGMENT": ("crop_flip", "crop", "none"),
-    "SOLVER.TRAINER": ("base", "crd", "phases"),
-    "SOLVER.TYPE": ("SGD",),
-    "SOLVER.DEVICE": ("auto", "cpu", "cuda"),
-    "SOLVER.PRECISION": ("fp32", "bf16", "fp16"),
-}
-# key: (smallest, largest); None is no bound
-BOUNDS = {
-    "DATASET.NUM_WORKERS": (0, None),
-    "DATASET.TEST.BATCH_SIZE": (1, None),
-    "DATASET.IMAGE_SIZE": (0, None),
-    "DATASET.SUBSET": (1e-9, 1.0),
-    "DATASET.VAL_FRACTION": (0.0, 0.999),
-    "SOLVER.BATCH_SIZE": (1, None),
-    "SOLVER.EPOCHS": (1, None),
-    "SOLVER.SCHEDULE_EPOCHS": (0, None),
-    "SOLVER.LR": (0.0, None),
-    "SOLVER.LR_DECAY_RATE": (0.0, None),
-    "SOLVER.WEIGHT_DECAY": (0.0, None),
-    "SOLVER.MOMENTUM": (0.0, 1.0),
-    "SOLVER.SEED": (0, None),
-    "LOG.SAVE_CHECKPOINT_FREQ": (1, None),
-}
 
 
 def default_config() -> CN:
@@ -119,9 +40,10 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
         UserError: no such file, no valid yaml, an unknown key, a value of the wrong type or out of
             range.
     """
-    cfg = default_config()
+    cfg, renamed = default_config(), renamed_keys()
     if path is not None:
-        _merge(cfg, _read_yaml(path), "", str(path))
+        _merge(cfg, _read_yaml(path), "", _Source(str(path), renamed))
+    command_line = _Source("the command line", renamed)
     for key, value in override_pairs(list(overrides)):
         tree: dict = {}
         *parents, leaf = key.split(".")
@@ -129,41 +51,71 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = value
-        _merge(cfg, tree, "", "the command line")
+        _merge(cfg, tree, "", command_line)
     check_config(cfg)
     cfg.freeze()
     return cfg
 
 
 def check_config(cfg: CN) -> None:
-    """Raises UserError for a value outside its choices or bounds, or an unknown method or data
-    set.
+    """Raises UserError for an unknown method or data set, or a value that its key does not allow:
+    those of the shared nodes and of the chosen method's.
     """
     METHODS[cfg.DISTILLER.TYPE]
     DATASETS[cfg.DATASET.TYPE]
     flat = dict(flatten(cfg))
-    for key, choices in CHOICES.items():
-        if flat[key] not in choices:
-            raise unknown("value", flat[key], choices, key)
-    for key, (low, high) in BOUNDS.items():
-        if not (low is None or flat[key] >= low) or not (high is None or flat[key] <= high):
-            raise UserError(
-                f"{key} is {flat[key]}; allowed: from {low} to {'any' if high is None else high}"
-            )
-    for key in ("DATASET.MEAN", "DATASET.STD"):
-        if (
-            len(flat[key]) != 3
-            or not all(isinstance(v, (int, float)) for v in flat[key])
-            or (key.endswith("STD") and min(flat[key]) <= 0)
-        ):
-            raise UserError(
-                f"{key} is {flat[key]}; allowed: three numbers, one per channel (STD: above 0)"
-            )
-    if not all(type(phase) in (int, float) for phase in cfg.SOLVER.LR_DECAY_STAGES):
-        raise UserError(
-            f"SOLVER.LR_DECAY_STAGES is {cfg.SOLVER.LR_DECAY_STAGES}; allowed: epochs, such as "
-            f"[150, 180, 210]"
-        )
+    for key, allowed in ALLOWED.items():
+        allowed.check(key, flat[key])
+    check_method(cfg, cfg.DISTILLER.TYPE)
+
+
+def check_method(cfg: CN, name: str) -> None:
+    """Raises UserError for a value that this method does not allow in its node, or for values that
+    do not go together.
+    """
+    info = METHODS[name].info
+    flat = dict(flatten(cfg.get(name, {})))
+    for key, allowed in info.get("allowed", {}).items():
+        allowed.check(f"{name}.{key}", flat[key])
+    if "rule" in info:
+        info["rule"](cfg)
+
+
+def renamed_keys() -> dict[str, str]:
+    """The first name of every method's key that has had another, to the name it has today."""
+    return {
+        f"{entry.name}.{first}": f"{entry.name}.{today}"
+        for entry in METHODS
+        for first, today in entry.info.get("renamed", {}).items()
+    }
+
+
+def current_names(flat: dict[str, Any]) -> dict[str, Any]:
+    """{dotted key: value} as any version wrote it, with today's names of keys and values.
+
+    Raises:
+        UserError: one key stands there under both its names, with different values.
+    """
+    renamed = renamed_keys()
+    current: dict[str, Any] = {}
+    for key, value in flat.items():
+        name = renamed.get(key, key)
+        value = _renamed(value, RENAMED_VALUES.get(name, {}))
+        if current.setdefault(name, value) != value:
+            raise _both_names({key: value, name: current[name]}, "a config")
+    return current
+
+
+def first_names(flat: dict[str, Any]) -> dict[str, Any]:
+    """{dotted key: value} with the names that keys and values had first: what must not change when
+    a name does, such as the hash in a run folder's name, is made of these.
+    """
+    first_keys = {today: first for first, today in renamed_keys().items()}
+    first = {}
+    for key, value in current_names(flat).items():
+        names = {today: old for old, today in RENAMED_VALUES.get(key, {}).items()}
+        first[first_keys.get(key, key)] = _renamed(value, names)
+    return first
 
 
 def scaled_config(cfg: CN) -> CN:
@@ -174,16 +126,11 @@ def scaled_config(cfg: CN) -> CN:
     scaled = cfg.clone()
     scaled.defrost()
     if ratio != 1:
+        flat = dict(flatten(cfg))
         for key in epoch_keys(cfg):
-            *parents, leaf = key.split(".")
-            node = scaled
-            for parent in parents:
-                node = node[parent]
-            node[leaf] = (
-                [v * ratio for v in node[leaf]]
-                if isinstance(node[leaf], list)
-                else node[leaf] * ratio
-            )
+            value = flat[key]
+            many = isinstance(value, list)
+            set_value(scaled, key, [v * ratio for v in value] if many else value * ratio)
     scaled.freeze()
     return scaled
 
@@ -208,6 +155,15 @@ def flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
+def set_value(cfg: CN, key: str, value: Any) -> None:
+    """Sets the leaf with this dotted key."""
+    *parents, leaf = key.split(".")
+    node = cfg
+    for parent in parents:
+        node = node[parent]
+    node[leaf] = value
+
+
 def active_config(cfg: CN) -> dict[str, Any]:
     """What decides the result of a run, as a plain tree: the shared nodes and the chosen method's
     node, no other's.
@@ -230,9 +186,8 @@ def _read_yaml(path: str | Path) -> dict:
         raise UserError(
             "--cfg is empty; give a yaml file such as configs/cifar100/sdkd/res56_res20.yaml"
         )
-    if (
-        not Path(path).exists() and Path(path).parts[0] == "configs"
-    ):  # so that the documented commands work from a wheel
+    # so that the documented commands work from a wheel
+    if not Path(path).exists() and Path(path).parts[0] == "configs":
         path = configs_folder().parent / path
     try:
         tree = yaml.safe_load(Path(path).read_text())
@@ -241,10 +196,7 @@ def _read_yaml(path: str | Path) -> dict:
             f"config file {str(path)!r} cannot be read: {error.strerror}; see configs/ for those "
             f"that exist"
         ) from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-    ) as error:  # ValueError: bytes that are no UTF-8, a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that is none
         raise UserError(
             f"config file {str(path)!r} is no valid yaml: {' '.join(str(error).split())}"
         ) from error
@@ -272,28 +224,50 @@ def override_pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield from zip(overrides[::2], overrides[1::2], strict=True)
 
 
-def _merge(node: CN, tree: dict, prefix: str, where: str) -> None:
+@dataclass
+class _Source:
+    """One place that settings come from, and what it has set so far: {key: (the name it used,
+    value)}.
+    """
+
+    where: str
+    renamed: dict[str, str]
+    given: dict[str, tuple[str, Any]] = field(default_factory=dict)
+
+
+def _merge(node: CN, tree: dict, prefix: str, source: _Source) -> None:
     for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if key not in node:
-            known = {f"{prefix}{other}" for other in node} | {
-                leaf for leaf, _ in flatten(node, prefix)
-            }
-            raise unknown(
-                "config key",
-                name,
-                known if prefix else known - {leaf for leaf in known if "." in leaf},
-                where,
-            )
-        if isinstance(node[key], CN):
+        spelled = f"{prefix}{key}"
+        name = source.renamed.get(spelled, spelled)
+        leaf = name.removeprefix(prefix)
+        if leaf not in node:
+            below = [key for key, _ in flatten(node, prefix)] if prefix else []
+            known = {*(f"{prefix}{other}" for other in node), *below}
+            raise unknown("config key", spelled, known, source.where)
+        if isinstance(node[leaf], CN):
             if not isinstance(value, dict):
                 raise UserError(
-                    f"{name} in {where} is {value!r}; it is a node, with the keys "
-                    f"{', '.join(node[key])}"
+                    f"{spelled} in {source.where} is {value!r}; it is a node, with the keys "
+                    f"{', '.join(node[leaf])}"
                 )
-            _merge(node[key], value, f"{name}.", where)
+            _merge(node[leaf], value, f"{name}.", source)
         else:
-            node[key] = _coerce(name, value, node[key], where)
+            value = _coerce(spelled, value, node[leaf], source.where)
+            node[leaf] = _renamed(value, RENAMED_VALUES.get(name, {}))
+            before, other = source.given.get(name, (spelled, value))
+            if before != spelled and other != value:
+                raise _both_names({before: other, spelled: value}, source.where)
+            source.given[name] = (spelled, value)
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    """Today's name of a value; what is no name stays."""
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def _both_names(values: dict[str, Any], where: str) -> UserError:
+    said = " and ".join(f"{name} {value!r}" for name, value in values.items())
+    return UserError(f"{where} sets {said}, which are two names of one key; keep one of them")
 
 
 def _coerce(name: str, value: Any, default: Any, where: str) -> Any:
@@ -322,11 +296,6 @@ def _literal(text: str) -> Any:
     """
     try:
         return ast.literal_eval(text)
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        MemoryError,
-        RecursionError,
-    ):  # all that literal_eval is documented to raise
+    # all that literal_eval is documented to raise
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text

@@ -23,7 +23,9 @@ ROOMS = (  # top first
     "data",
     "models",
 )
-GROUND = ("config", "weights", "files", "randomness", "registry", "errors")  # knows no method
+GROUND = (  # knows no method
+    *("config", "defaults", "allowed", "weights", "files", "randomness", "registry", "errors"),
+)
 
 
 def rank(module: str) -> int:

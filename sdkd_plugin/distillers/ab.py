@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import Above
 from sdkd_plugin.distillers import feature_init
 from sdkd_plugin.distillers.base import at_least_float32
 from sdkd_plugin.distillers.feature_init import FeatureInit
@@ -17,9 +18,10 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
-    "MARGIN": 1.0,  # how far beyond 0 a pre-activation is pushed; above 0
+    "MARGIN": 1.0,  # how far beyond 0 a pre-activation is pushed
     **feature_init.CONFIG,
 }
+ALLOWED = {"MARGIN": Above(0), **feature_init.ALLOWED}
 SCALE = 3 / 1000  # of the reference codes
 
 
@@ -56,7 +58,13 @@ def ab_loss(
     return SCALE / len(preacts_student[0]) * total
 
 
-@METHODS.register("AB", config=CONFIG, epoch_keys=("INIT_EPOCHS",))
+@METHODS.register(
+    "AB",
+    config=CONFIG,
+    allowed=ALLOWED,
+    epoch_keys=("INIT_EPOCHS",),
+    renamed=feature_init.RENAMED,
+)
 class AB(FeatureInit):
     """`FeatureInit` with `ab_loss` on the pre-activations of all stages; trains connectors beside
     the student in phase "init".
@@ -65,8 +73,6 @@ class AB(FeatureInit):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher, "AB", cfg.AB)
         self.margin = cfg.AB.MARGIN
-        if not self.margin > 0:
-            raise UserError(f"AB.MARGIN is {self.margin}; allowed: above 0")
         shapes_s, shapes_t = (
             [m.shape for m in probe(net)[1]["preact_feats"][1:]] for net in (student, teacher)
         )

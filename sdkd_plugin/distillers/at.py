@@ -9,17 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.maps import pool_pair, unit
-from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
-    "P": 2.0,  # exponent of |activation|; at least 1
+    "P": 2.0,  # exponent of |activation|
     "LOSS": {
         "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
         "FEAT_WEIGHT": 1000.0,  # weight of the attention maps' distance
     },
+}
+ALLOWED = {
+    "P": AtLeast(1),  # below it the gradient is infinite at 0, where a ReLU puts many activations
+    "LOSS.CE_WEIGHT": AtLeast(0),
+    "LOSS.FEAT_WEIGHT": AtLeast(0),
 }
 
 
@@ -48,7 +53,7 @@ def at_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], p:
     return sum(F.mse_loss(attention(s, p), attention(t, p)) for s, t in pairs)  # DIFF 1
 
 
-@METHODS.register("AT", config=CONFIG)
+@METHODS.register("AT", config=CONFIG, allowed=ALLOWED)
 class AT(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * `at_loss` of the stages after the stem; nothing trainable
     beside the student.
@@ -56,13 +61,9 @@ class AT(Distiller):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
-        self.p, self.ce_weight, self.feat_weight = (
-            cfg.AT.P,
-            cfg.AT.LOSS.CE_WEIGHT,
-            cfg.AT.LOSS.FEAT_WEIGHT,
-        )
-        if self.p < 1:  # the gradient would be infinite at 0, where a ReLU puts many activations
-            raise UserError(f"AT.P is {self.p}; allowed: 1 or more")
+        self.p = cfg.AT.P
+        self.ce_weight = cfg.AT.LOSS.CE_WEIGHT
+        self.feat_weight = cfg.AT.LOSS.FEAT_WEIGHT
 
     def forward_train(
         self, image: Tensor, target: Tensor, epoch: int = 1, **extras

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import Above, AtLeast, OneOf
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.maps import unit
 from sdkd_plugin.distillers.probe import pooled_dim
-from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -21,10 +21,17 @@ CONFIG = {
     # neighbour: the code behind the published tables (RepDistiller) | rbf: the paper's kernel
     "VARIANT": "neighbour",
     "FEAT_DIM": 128,  # "neighbour": length of both embeddings
-    "GAMMA": 0.4,  # "rbf": the kernel is exp(-GAMMA |a - b|^2); above 0
-    "P": 2,  # "rbf": order of its Taylor series; at least 1
+    "GAMMA": 0.4,  # "rbf": the kernel is exp(-GAMMA |a - b|^2)
+    "P": 2,  # "rbf": order of its Taylor series; of order 0 all pairs would be alike
 }
-VARIANTS = ("neighbour", "rbf")
+ALLOWED = {
+    "CE_WEIGHT": AtLeast(0),
+    "FEAT_WEIGHT": AtLeast(0),
+    "VARIANT": OneOf(("neighbour", "rbf"), "variant"),
+    "FEAT_DIM": AtLeast(1),
+    "GAMMA": Above(0),
+    "P": AtLeast(1),
+}
 
 
 def neighbour_loss(emb_student: Tensor, emb_teacher: Tensor) -> Tensor:
@@ -71,7 +78,7 @@ def rbf_loss(feat_student: Tensor, feat_teacher: Tensor, gamma: float, order: in
         return F.mse_loss(*kernels)
 
 
-@METHODS.register("CC", config=CONFIG)
+@METHODS.register("CC", config=CONFIG, allowed=ALLOWED)
 class CC(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * `neighbour_loss` or `rbf_loss` of the pooled features.
 
@@ -81,7 +88,6 @@ class CC(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         self.node = cfg.CC
-        check_node(self.node)
         if self.node.VARIANT == "neighbour":
             self.embed_s = nn.Linear(pooled_dim(student), self.node.FEAT_DIM)
             self.embed_t = nn.Linear(pooled_dim(teacher), self.node.FEAT_DIM)
@@ -101,15 +107,3 @@ class CC(Distiller):
             "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target),
             "loss_kd": self.node.FEAT_WEIGHT * loss,
         }
-
-
-def check_node(node: CfgNode) -> None:
-    """Raises UserError for a value of the CC node that means nothing."""
-    if node.VARIANT not in VARIANTS:
-        raise unknown("variant", node.VARIANT, VARIANTS, "CC.VARIANT")
-    if node.FEAT_DIM < 1:
-        raise UserError(f"CC.FEAT_DIM is {node.FEAT_DIM}; allowed: 1 or more")
-    if not node.GAMMA > 0:
-        raise UserError(f"CC.GAMMA is {node.GAMMA}; allowed: above 0")
-    if node.P < 1:  # of order 0 the kernel is the same for all pairs
-        raise UserError(f"CC.P is {node.P}; allowed: 1 or more")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import Above, Anything, AtLeast, Between, OneOf
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.probe import pooled_dim
-from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -28,9 +28,20 @@ CONFIG = {
     },
     "NCE": {
         "K": 16384,  # negatives per image; at most the number of training images
-        "MOMENTUM": 0.5,  # share of the old row when a memory row is renewed; from 0 to below 1
-        "TEMPERATURE": 0.07,  # tau, divides the cosine similarities; above 0
+        "MOMENTUM": 0.5,  # share of the old row when a memory row is renewed
+        "TEMPERATURE": 0.07,  # tau, divides the cosine similarities
     },
+}
+ALLOWED = {
+    "MODE": OneOf(("exact",)),  # DIFF 7
+    "FEAT.DIM": AtLeast(1),
+    "FEAT.STUDENT_DIM": Anything(),
+    "FEAT.TEACHER_DIM": Anything(),
+    "LOSS.CE_WEIGHT": AtLeast(0),
+    "LOSS.FEAT_WEIGHT": AtLeast(0),
+    "NCE.K": AtLeast(1),
+    "NCE.MOMENTUM": Between(0, 1, without_high=True),
+    "NCE.TEMPERATURE": Above(0),
 }
 EPS = 1e-7  # of the reference code; added to the noise density K / M
 
@@ -115,7 +126,7 @@ def renew(memory: Tensor, index: Tensor, emb: Tensor, momentum: float) -> None:
     memory.index_copy_(0, index, F.normalize(momentum * memory[index] + (1 - momentum) * emb))
 
 
-@METHODS.register("CRD", config=CONFIG)
+@METHODS.register("CRD", config=CONFIG, allowed=ALLOWED)
 class CRD(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * (student side + teacher side); trains two linear embeddings
     beside the student.
@@ -126,7 +137,6 @@ class CRD(Distiller):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode, num_data: int):
         super().__init__(student, teacher)
-        check_node(cfg.CRD)
         nce, dim = cfg.CRD.NCE, cfg.CRD.FEAT.DIM
         # DIFF 2: at most the training images, so that q <= 1. DIFF 3: whoever draws them may repeat
         # one
@@ -183,19 +193,3 @@ class CRD(Distiller):
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
             "loss_kd": self.feat_weight * (side_s + side_t),
         }
-
-
-def check_node(node: CfgNode) -> None:
-    """Raises UserError for a value of the CRD node that means nothing."""
-    if node.MODE != "exact":  # DIFF 7
-        raise UserError(
-            f"CRD.MODE is {node.MODE!r}; allowed: 'exact', which every published table uses"
-        )
-    if node.FEAT.DIM < 1:
-        raise UserError(f"CRD.FEAT.DIM is {node.FEAT.DIM}; allowed: 1 or more")
-    if node.NCE.K < 1:
-        raise UserError(f"CRD.NCE.K is {node.NCE.K}; allowed: 1 or more negatives per image")
-    if not node.NCE.TEMPERATURE > 0:
-        raise UserError(f"CRD.NCE.TEMPERATURE is {node.NCE.TEMPERATURE}; allowed: above 0")
-    if not 0 <= node.NCE.MOMENTUM < 1:
-        raise UserError(f"CRD.NCE.MOMENTUM is {node.NCE.MOMENTUM}; allowed: from 0 to below 1")

@@ -14,10 +14,10 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.allowed import AtLeast, Between, OneOf
 from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy, whole_epochs
 from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.distillers.reviewkd import hcl
-from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.models.base import conv_norm
 from sdkd_plugin.registry import METHODS
 
@@ -31,7 +31,16 @@ CONFIG = {
     "SEARCH_NORM": "softmax",  # how alpha becomes weights in the search: softmax | biased | scaled
     "TRAIN_NORM": "scaled",  # and in the training that follows
 }
-NORMS = ("softmax", "biased", "scaled")
+NORMS = OneOf(("softmax", "biased", "scaled"), "normalisation")
+ALLOWED = {
+    "CE_WEIGHT": AtLeast(0),
+    "KD_WEIGHT": AtLeast(0),
+    "SEARCH_EPOCHS": AtLeast(0),
+    "VAL_RATIO": Between(0, 1, without_low=True, without_high=True),
+    "ARCH_LR": AtLeast(0),
+    "SEARCH_NORM": NORMS,
+    "TRAIN_NORM": NORMS,
+}
 BETAS, EPS = (0.5, 0.999), 1e-8  # Adam's
 REACH = 0.01  # length of the steps along v that measure a second derivative
 
@@ -139,7 +148,7 @@ def adam_step(
     value -= lr * corrected / ((square / (1 - BETAS[1] ** steps)).sqrt() + EPS)
 
 
-@METHODS.register("DISTPRO", config=CONFIG, epoch_keys=("SEARCH_EPOCHS",))
+@METHODS.register("DISTPRO", config=CONFIG, allowed=ALLOWED, epoch_keys=("SEARCH_EPOCHS",))
 class DistPro(Distiller):
     """CE_WEIGHT * CE + sum of pathway weights times HCL losses; trains the pathways beside the
     student.
@@ -153,7 +162,6 @@ class DistPro(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.DISTPRO
-        check_node(self.node)
         # DIFF 3: measured, also the teacher's sizes, which the release sets to 32, 32, 16, 8
         channels, teacher_channels = (
             [f.shape[1] for f in probe(net)[1]["preact_feats"]] for net in (student, teacher)
@@ -285,14 +293,3 @@ def virtual_step(
             update += group["momentum"] * optimizer.state[p]["momentum_buffer"]
         stepped[name] = (p.detach() - group["lr"] * update).requires_grad_()
     return stepped
-
-
-def check_node(node: CN) -> None:
-    """Raises UserError for a value of the DISTPRO node that means nothing."""
-    if node.SEARCH_EPOCHS < 0:
-        raise UserError(f"DISTPRO.SEARCH_EPOCHS is {node.SEARCH_EPOCHS}; allowed: 0 or more")
-    if not 0 < node.VAL_RATIO < 1:
-        raise UserError(f"DISTPRO.VAL_RATIO is {node.VAL_RATIO}; allowed: above 0 and below 1")
-    for key in ("SEARCH_NORM", "TRAIN_NORM"):
-        if node[key] not in NORMS:
-            raise unknown("normalisation", node[key], NORMS, f"DISTPRO.{key}")

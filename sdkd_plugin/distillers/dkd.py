@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import Above, AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.errors import UserError
@@ -15,9 +16,16 @@ CONFIG = {
     "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
     "ALPHA": 1.0,  # weight of TCKD, the target part
     "BETA": 8.0,  # weight of NCKD, the non-target part
-    "T": 4.0,  # tau, divides both logits; above 0
+    "T": 4.0,  # tau, divides both logits
     # epochs over which alpha and beta grow linearly to their full size; 0: full from the start
     "WARMUP": 20,
+}
+ALLOWED = {
+    "CE_WEIGHT": AtLeast(0),
+    "ALPHA": AtLeast(0),
+    "BETA": AtLeast(0),
+    "T": Above(0),
+    "WARMUP": AtLeast(0),
 }
 
 
@@ -98,7 +106,7 @@ def warmup_factor(epoch: int, warmup: float) -> float:
     return min(epoch / warmup, 1.0) if warmup > 0 else 1.0  # DIFF 3: 0 is allowed
 
 
-@METHODS.register("DKD", config=CONFIG, epoch_keys=("WARMUP",))
+@METHODS.register("DKD", config=CONFIG, allowed=ALLOWED, epoch_keys=("WARMUP",))
 class DKD(Distiller):
     """CE_WEIGHT * CE + min(epoch / WARMUP, 1) * (ALPHA * TCKD + BETA * NCKD); nothing trainable
     beside the student.
@@ -108,8 +116,6 @@ class DKD(Distiller):
         super().__init__(student, teacher)
         self.ce_weight, self.alpha, self.beta = cfg.DKD.CE_WEIGHT, cfg.DKD.ALPHA, cfg.DKD.BETA
         self.tau, self.warmup = cfg.DKD.T, cfg.DKD.WARMUP
-        if self.warmup < 0:
-            raise UserError(f"DKD.WARMUP is {self.warmup}; allowed: 0 or more epochs")
 
     def forward_train(
         self, image: Tensor, target: Tensor, epoch: int = 1, **extras

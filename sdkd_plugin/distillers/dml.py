@@ -7,16 +7,22 @@ from typing import Any
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.allowed import Above, AtLeast
 from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
-from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
     "CE_WEIGHT": 1.0,  # weight of both cross entropies with the labels
     "KD_WEIGHT": 1.0,  # weight of both KL terms
-    "T": 1.0,  # tau, divides both logits; above 0
-    "PEER_LR_FACTOR": 1.0,  # the peer's learning rate relative to SOLVER.LR; above 0
+    "TAU": 1.0,  # temperature, divides both logits
+    "PEER_LR_FACTOR": 1.0,  # the peer's learning rate relative to SOLVER.LR
+}
+ALLOWED = {
+    "CE_WEIGHT": AtLeast(0),
+    "KD_WEIGHT": AtLeast(0),
+    "TAU": Above(0),
+    "PEER_LR_FACTOR": Above(0),
 }
 
 
@@ -39,7 +45,7 @@ def mutual_losses(logits_student: Tensor, logits_peer: Tensor, tau: float) -> tu
     )
 
 
-@METHODS.register("DML", config=CONFIG)
+@METHODS.register("DML", config=CONFIG, allowed=ALLOWED, renamed={"T": "TAU"})
 class DML(Distiller):
     """CE_WEIGHT * (CE of both) + KD_WEIGHT * (KL of both); trains the teacher's architecture from
     scratch as the peer.
@@ -54,10 +60,7 @@ class DML(Distiller):
         super().__init__(student, teacher)
         node = cfg.DML
         self.ce_weight, self.kd_weight = node.CE_WEIGHT, node.KD_WEIGHT
-        self.tau, self.peer_lr_factor = node.T, node.PEER_LR_FACTOR
-        for key in ("T", "PEER_LR_FACTOR"):
-            if not node[key] > 0:
-                raise UserError(f"DML.{key} is {node[key]}; allowed: above 0")
+        self.tau, self.peer_lr_factor = node.TAU, node.PEER_LR_FACTOR
 
     def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
         student, peer = list(self.student.parameters()), list(self.teacher.parameters())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import Above, AtLeast
 from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy, whole_epochs
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.probe import eval_mode
@@ -18,12 +19,20 @@ INIT = "init"
 CONFIG = {
     "INIT_EPOCHS": 30,  # epochs of the first phase, on top of SOLVER.EPOCHS; 0 leaves it out
     "INIT_LR": 0.0,  # constant learning rate of the first phase; 0.0: SOLVER.LR
-    "TEMPERATURE": 4.0,  # tau of the KD term, divides both logits; above 0
+    "TAU": 4.0,  # temperature of the KD term, divides both logits
     "LOSS": {
         "CE_WEIGHT": 1.0,  # second phase: weight of the cross entropy with the labels
         "KD_WEIGHT": 0.0,  # second phase: weight of KD's tau^2 KL; 0.0: no teacher there
     },
 }
+ALLOWED = {
+    "INIT_EPOCHS": AtLeast(0),
+    "INIT_LR": AtLeast(0),
+    "TAU": Above(0),
+    "LOSS.CE_WEIGHT": AtLeast(0),
+    "LOSS.KD_WEIGHT": AtLeast(0),
+}
+RENAMED = {"TEMPERATURE": "TAU"}
 
 
 class FeatureInit(Distiller, ABC):
@@ -41,10 +50,7 @@ class FeatureInit(Distiller, ABC):
         the last of `feats` used.
         """
         super().__init__(student, teacher)
-        check_phase(name, node)
-        if not node.TEMPERATURE > 0:
-            raise UserError(f"{name}.TEMPERATURE is {node.TEMPERATURE}; allowed: above 0")
-        self.name, self.tau = name, node.TEMPERATURE
+        self.name, self.tau = name, node.TAU
         self.ce_weight, self.kd_weight = node.LOSS.CE_WEIGHT, node.LOSS.KD_WEIGHT
         self.trained_first = feature_modules(student, name, layer) if node.INIT_EPOCHS else []
 
@@ -106,13 +112,6 @@ def init_phase(cfg: CfgNode, name: str) -> list[Phase]:
     return (
         [Phase(INIT, epochs, lr=cfg[name].INIT_LR or cfg.SOLVER.LR, scores=False)] if epochs else []
     )
-
-
-def check_phase(name: str, node: CfgNode) -> None:
-    """Raises UserError for a negative INIT_EPOCHS or INIT_LR."""
-    for key in ("INIT_EPOCHS", "INIT_LR"):
-        if node[key] < 0:
-            raise UserError(f"{name}.{key} is {node[key]}; allowed: 0 or more")
 
 
 def feature_modules(student: nn.Module, name: str, layer: int = -1) -> list[nn.Module]:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import Anything, AtLeast
+from sdkd_plugin.distillers import feature_init
 from sdkd_plugin.distillers.base import Distiller, Phase, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.feature_init import FeatureInit
 from sdkd_plugin.distillers.kd import kd_loss
@@ -24,13 +26,19 @@ CONFIG = {
     # others
     "INIT_EPOCHS": 0,
     "INIT_LR": 0.0,  # constant learning rate of those epochs; 0.0: SOLVER.LR
-    "TEMPERATURE": 4.0,  # tau of the KD term, divides both logits; above 0
+    "TAU": 4.0,  # temperature of the KD term, divides both logits
     "LOSS": {
         "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
         "FEAT_WEIGHT": 100.0,  # weight of the maps' distance
         # weight of KD's tau^2 KL; the paper has one, RepDistiller and mdistiller none
         "KD_WEIGHT": 0.0,
     },
+}
+ALLOWED = {
+    "HINT_LAYER": AtLeast(0),
+    "INPUT_SIZE": Anything(),
+    "LOSS.FEAT_WEIGHT": AtLeast(0),
+    **feature_init.ALLOWED,
 }
 
 
@@ -60,7 +68,13 @@ def regressor(student: torch.Size, teacher: torch.Size) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(teacher[1]), nn.ReLU())
 
 
-@METHODS.register("FITNET", config=CONFIG, epoch_keys=("INIT_EPOCHS",))
+@METHODS.register(
+    "FITNET",
+    config=CONFIG,
+    allowed=ALLOWED,
+    epoch_keys=("INIT_EPOCHS",),
+    renamed=feature_init.RENAMED,
+)
 class FitNet(FeatureInit):
     """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + FEAT_WEIGHT * `fitnet_loss`; trains a regressor
     beside the student.
@@ -77,7 +91,7 @@ class FitNet(FeatureInit):
         # networks
         feats = [probe(net)[1]["feats"] for net in (student, teacher)]
         last = min(map(len, feats)) - 1
-        if not 0 <= node.HINT_LAYER <= last:
+        if node.HINT_LAYER > last:
             raise UserError(
                 f"FITNET.HINT_LAYER is {node.HINT_LAYER}; allowed: 0 to {last}, the maps that both "
                 f"networks have"

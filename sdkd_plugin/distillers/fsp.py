@@ -19,6 +19,7 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
 CONFIG = dict(feature_init.CONFIG)
+ALLOWED = dict(feature_init.ALLOWED)
 
 
 def flow(bottom: Tensor, top: Tensor) -> Tensor:
@@ -59,7 +60,13 @@ def fsp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
         return sum(F.mse_loss(s, t) for s, t in zip(flows_student, flows_teacher, strict=True))
 
 
-@METHODS.register("FSP", config=CONFIG, epoch_keys=("INIT_EPOCHS",))
+@METHODS.register(
+    "FSP",
+    config=CONFIG,
+    allowed=ALLOWED,
+    epoch_keys=("INIT_EPOCHS",),
+    renamed=feature_init.RENAMED,
+)
 class FSP(FeatureInit):
     """`FeatureInit` with `fsp_loss` on all maps, stem included; nothing trainable beside the
     student.

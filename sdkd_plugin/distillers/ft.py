@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import Above, AtLeast, OneOf
 from sdkd_plugin.distillers.base import Distiller, Phase, at_least_float32, cross_entropy
-from sdkd_plugin.distillers.feature_init import INIT, check_phase, init_phase
+from sdkd_plugin.distillers.feature_init import INIT, init_phase
 from sdkd_plugin.distillers.maps import pool_pair, unit
 from sdkd_plugin.distillers.probe import probe
-from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
-    "K": 0.5,  # channels of a factor as a share of the teacher's; above 0
+    "K": 0.5,  # channels of a factor as a share of the teacher's
     # what is compared: spatial: mean of f^2 over the channels (RepDistiller) | full: f itself
     # (paper)
     "PHI": "spatial",
@@ -29,7 +30,14 @@ CONFIG = {
         "FEAT_WEIGHT": 200.0,  # weight of the factors' distance
     },
 }
-PHIS = ("spatial", "full")
+ALLOWED = {
+    "K": Above(0),
+    "PHI": OneOf(("spatial", "full")),
+    "INIT_EPOCHS": AtLeast(0),
+    "INIT_LR": AtLeast(0),
+    "LOSS.CE_WEIGHT": AtLeast(0),
+    "LOSS.FEAT_WEIGHT": AtLeast(0),
+}
 SLOPE = 0.1  # of every leaky ReLU
 
 
@@ -85,7 +93,7 @@ def layers(
     return found
 
 
-@METHODS.register("FT", config=CONFIG, epoch_keys=("INIT_EPOCHS",))
+@METHODS.register("FT", config=CONFIG, allowed=ALLOWED, epoch_keys=("INIT_EPOCHS",))
 class FT(Distiller):
     """Phase "init": the paraphraser minimises mean (reconstruction - F_T)^2; phase "train": CE plus
     `ft_loss` of the factors.
@@ -96,9 +104,6 @@ class FT(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         node = cfg.FT
-        check_phase("FT", node)
-        if node.PHI not in PHIS:
-            raise unknown("value", node.PHI, PHIS, "FT.PHI")
         shape_s, shape_t = (probe(net)[1]["feats"][-1].shape for net in (student, teacher))
         factor = int(node.K * shape_t[1])
         if factor < 1:

@@ -7,16 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import Above, AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
-    "TEMPERATURE": 4.0,  # tau, divides both logits; above 0
+    "TEMPERATURE": 4.0,  # tau, divides both logits
     "LOSS": {
         "CE_WEIGHT": 0.1,  # weight of the cross entropy with the labels
         "KD_WEIGHT": 0.9,  # weight of tau^2 KL
     },
+}
+ALLOWED = {
+    "TEMPERATURE": Above(0),
+    "LOSS.CE_WEIGHT": AtLeast(0),
+    "LOSS.KD_WEIGHT": AtLeast(0),
 }
 
 
@@ -54,7 +60,7 @@ def kd_loss(logits_student: Tensor, logits_teacher: Tensor, tau: float) -> Tenso
     return tau**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
-@METHODS.register("KD", config=CONFIG)
+@METHODS.register("KD", config=CONFIG, allowed=ALLOWED)
 class KD(Distiller):
     """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL; nothing trainable beside the student."""
 

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import AtLeast, OneOf
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.probe import probe
-from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -25,6 +26,12 @@ CONFIG = {
     },
 }
 FORMS = ("channels", "width")
+ALLOWED = {
+    "K": AtLeast(1),
+    "FORM": OneOf(FORMS),
+    "LOSS.CE_WEIGHT": AtLeast(0),
+    "LOSS.FEAT_WEIGHT": AtLeast(0),
+}
 SPARE = 3  # more vectors of the student than of the teacher, to choose from
 
 
@@ -140,7 +147,7 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     return student.gather(2, best.expand(-1, student.shape[1], -1)) * cosine.gather(1, best).sign()
 
 
-@METHODS.register("KDSVD", config=CONFIG)
+@METHODS.register("KDSVD", config=CONFIG, allowed=ALLOWED)
 class KDSVD(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * `kdsvd_loss` of the stages after the stem; nothing trainable
     beside the student.
@@ -149,10 +156,6 @@ class KDSVD(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         node = cfg.KDSVD
-        if node.K < 1:
-            raise UserError(f"KDSVD.K is {node.K}; allowed: 1 or more singular vectors")
-        if node.FORM not in FORMS:
-            raise unknown("value", node.FORM, FORMS, "KDSVD.FORM")
         self.k, self.form = node.K, node.FORM
         self.ce_weight, self.feat_weight = node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT
         axis = 1 if self.form == "channels" else 3

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.allowed import Above, Anything, AtLeast, Numbers
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.probe import probe
@@ -19,14 +20,14 @@ from sdkd_plugin.models.wrn import WideResNet
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
-    "N": 8,  # how many student maps imitate the teacher's one; at least 1
+    "N": 8,  # how many student maps imitate the teacher's one
     # whether the transform is added to its input (the paper's default FT) or replaces it (its plain
     # FT)
     "RESIDUAL": True,
     # weight of the cross entropy with the labels; published: searched in 1/16 to 1/2, by pair
     "CE_WEIGHT": 0.1,
     "KD_WEIGHT": 0.0,  # weight of tau^2 KL; above 0: the paper's NORM+KD
-    "T": 4.0,  # tau of that KL; above 0
+    "TAU": 4.0,  # temperature of that KL
     "FEAT_WEIGHT": 1.0,  # weight of the feature loss at its height
     # the last epochs of all but the last phase of the feature loss, ascending
     "RAMP_EPOCHS": [10, 20, 180, 210],
@@ -35,7 +36,29 @@ CONFIG = {
     "LOGIT_NORM": True,
     "LOGIT_SCALE": 2.5,
 }
+ALLOWED = {
+    "N": AtLeast(1),
+    "RESIDUAL": Anything(),
+    "CE_WEIGHT": AtLeast(0),
+    "KD_WEIGHT": AtLeast(0),
+    "TAU": Above(0),
+    "FEAT_WEIGHT": AtLeast(0),
+    "RAMP_EPOCHS": Numbers("ascending epochs", ascending=True),
+    "RAMP_WEIGHTS": Numbers("numbers from 0, one more than RAMP_EPOCHS", AtLeast(0)),
+    "LOGIT_NORM": Anything(),
+    "LOGIT_SCALE": Above(0),
+}
 EPS = 1e-7  # added to the variance of a sample's logits, as in the authors' code
+
+
+def check_ramp(cfg: CN) -> None:
+    """Raises UserError unless the feature loss has one weight for each phase of its ramp."""
+    epochs, weights = cfg.NORM.RAMP_EPOCHS, cfg.NORM.RAMP_WEIGHTS
+    if len(weights) != len(epochs) + 1:
+        raise UserError(
+            f"NORM.RAMP_EPOCHS is {epochs}, NORM.RAMP_WEIGHTS is {weights}; allowed: one weight "
+            f"more than epochs"
+        )
 
 
 def norm_loss(expanded: Tensor, map_teacher: Tensor, n: int) -> Tensor:
@@ -131,7 +154,14 @@ def fold(student: CifarNet, transform: Transform) -> CifarNet:
     return folded
 
 
-@METHODS.register("NORM", config=CONFIG, epoch_keys=("RAMP_EPOCHS",))
+@METHODS.register(
+    "NORM",
+    config=CONFIG,
+    allowed=ALLOWED,
+    rule=check_ramp,
+    epoch_keys=("RAMP_EPOCHS",),
+    renamed={"T": "TAU"},
+)
 class NORM(Distiller):
     """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + ramp(epoch) * FEAT_WEIGHT * NORM loss; the student
     has FT before its head.
@@ -142,7 +172,6 @@ class NORM(Distiller):
     def __init__(self, student: CifarNet, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.NORM
-        check_node(self.node)
         own, theirs = probe(student)[1]["head_in"].shape, probe(teacher)[1]["feats"][-1].shape
         if own[2] > theirs[2]:
             sizes = f"{own[2]}x{own[2]} and {theirs[2]}x{theirs[2]}"
@@ -168,7 +197,7 @@ class NORM(Distiller):
             own, theirs = (normalised(logits, self.node.LOGIT_SCALE) for logits in (own, theirs))
         # WRN's map is the raw sum before its norm, on both sides
         feat = norm_loss(expanded, feats_teacher["feats"][-1], self.node.N)
-        kd = kd_loss(own, theirs, self.node.T)
+        kd = kd_loss(own, theirs, self.node.TAU)
         self.terms = {"norm_feat": feat.detach(), "kd": kd.detach()}
         # DIFF 3: epochs from 1 to 240, where the authors' loop counts from 0 to 240
         ramp = self.node.RAMP_WEIGHTS[bisect_left(self.node.RAMP_EPOCHS, epoch)]
@@ -192,17 +221,3 @@ class NORM(Distiller):
 
         head_in = self.student.maps_through(image, insert)[2]
         return self.student.forward_head(head_in)[0], expanded[0]
-
-
-def check_node(node: CN) -> None:
-    """Raises UserError for a value of the NORM node that means nothing."""
-    if node.N < 1:
-        raise UserError(f"NORM.N is {node.N}; allowed: 1 or more")
-    if not node.LOGIT_SCALE > 0:
-        raise UserError(f"NORM.LOGIT_SCALE is {node.LOGIT_SCALE}; allowed: above 0")
-    epochs, weights = node.RAMP_EPOCHS, node.RAMP_WEIGHTS
-    if sorted(epochs) != epochs or len(weights) != len(epochs) + 1:
-        raise UserError(
-            f"NORM.RAMP_EPOCHS is {epochs}, NORM.RAMP_WEIGHTS is {weights}; allowed: ascending "
-            f"epochs, and one weight more"
-        )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.maps import pool_pair, unit
 from sdkd_plugin.registry import METHODS
@@ -18,6 +19,7 @@ CONFIG = {
         "FEAT_WEIGHT": 50.0,  # weight of the channels' discrepancy
     },
 }
+ALLOWED = {"LOSS.CE_WEIGHT": AtLeast(0), "LOSS.FEAT_WEIGHT": AtLeast(0)}
 
 
 def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ def nst_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
     return total
 
 
-@METHODS.register("NST", config=CONFIG)
+@METHODS.register("NST", config=CONFIG, allowed=ALLOWED)
 class NST(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * `nst_loss` of the stages after the stem; nothing trainable
     beside the student.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import AtLeast, Odd
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
@@ -24,8 +25,13 @@ CONFIG = {
         "FEAT_WEIGHT": 0.001,
     },
     "CONNECTOR": {
-        "KERNEL_SIZE": 1,  # of the connectors' convolutions; odd
+        "KERNEL_SIZE": 1,  # of the connectors' convolutions, which keep a map's size
     },
+}
+ALLOWED = {
+    "LOSS.CE_WEIGHT": AtLeast(0),
+    "LOSS.FEAT_WEIGHT": AtLeast(0),
+    "CONNECTOR.KERNEL_SIZE": Odd(),
 }
 
 
@@ -91,7 +97,7 @@ def batch_statistics(net: nn.Module) -> Iterator[None]:
             norm.training, norm.track_running_stats = training, track
 
 
-@METHODS.register("OFD", config=CONFIG)
+@METHODS.register("OFD", config=CONFIG, allowed=ALLOWED)
 class OFD(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * `ofd_loss`; trains a convolution and a norm per stage beside
     the student.
@@ -101,11 +107,6 @@ class OFD(Distiller):
         super().__init__(student, teacher)
         node = cfg.OFD
         kernel = node.CONNECTOR.KERNEL_SIZE
-        if kernel < 1 or kernel % 2 == 0:
-            raise UserError(
-                f"OFD.CONNECTOR.KERNEL_SIZE is {kernel}; allowed: odd numbers from 1, which keep a "
-                f"map's size"
-            )
         self.ce_weight, self.feat_weight = node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT
         channels_s, channels_t = (
             [x.shape[1] for x in probe(net)[1]["preact_feats"][1:]] for net in (student, teacher)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.registry import METHODS
 
@@ -16,6 +17,7 @@ CONFIG = {
         "FEAT_WEIGHT": 30000.0,
     },
 }
+ALLOWED = {"LOSS.CE_WEIGHT": AtLeast(0), "LOSS.FEAT_WEIGHT": AtLeast(0)}
 EPS = 1e-7  # of the authors' code; added to lengths and probabilities
 
 
@@ -46,7 +48,7 @@ def pkt_loss(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
         return (teacher * ((teacher + EPS) / (student + EPS)).log()).mean()
 
 
-@METHODS.register("PKT", config=CONFIG)
+@METHODS.register("PKT", config=CONFIG, allowed=ALLOWED)
 class PKT(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * `pkt_loss` of the pooled features; nothing trainable beside
     the student.

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.allowed import Anything, AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import warmup_factor
 from sdkd_plugin.distillers.probe import probe
-from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.base import conv_norm
 from sdkd_plugin.registry import METHODS
 
@@ -25,9 +25,20 @@ CONFIG = {
     "OUT_SHAPES": [1, 8, 16, 32],
     "IN_CHANNELS": [64, 128, 256, 256],
     "OUT_CHANNELS": [64, 128, 256, 256],
-    "MAX_MID_CHANNEL": 512,  # bound of the channels in which stages are fused; at least 1
+    "MAX_MID_CHANNEL": 512,  # bound of the channels in which stages are fused
     # whether the student's maps are taken before their ReLU, as the teacher's are
     "STU_PREACT": False,
+}
+ALLOWED = {
+    "CE_WEIGHT": AtLeast(0),
+    "REVIEWKD_WEIGHT": AtLeast(0),
+    "WARMUP_EPOCHS": AtLeast(0),
+    "SHAPES": Anything(),
+    "OUT_SHAPES": Anything(),
+    "IN_CHANNELS": Anything(),
+    "OUT_CHANNELS": Anything(),
+    "MAX_MID_CHANNEL": AtLeast(1),
+    "STU_PREACT": Anything(),
 }
 
 
@@ -102,7 +113,7 @@ def levels(feats: dict, preact: bool) -> list[Tensor]:
     ]
 
 
-@METHODS.register("REVIEWKD", config=CONFIG, epoch_keys=("WARMUP_EPOCHS",))
+@METHODS.register("REVIEWKD", config=CONFIG, allowed=ALLOWED, epoch_keys=("WARMUP_EPOCHS",))
 class ReviewKD(Distiller):
     """CE_WEIGHT * CE + min(epoch / WARMUP_EPOCHS, 1) * REVIEWKD_WEIGHT * sum of HCL; trains one ABF
     per level.
@@ -111,14 +122,6 @@ class ReviewKD(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.REVIEWKD
-        if self.node.WARMUP_EPOCHS < 0:
-            raise UserError(
-                f"REVIEWKD.WARMUP_EPOCHS is {self.node.WARMUP_EPOCHS}; allowed: 0 or more epochs"
-            )
-        if self.node.MAX_MID_CHANNEL < 1:
-            raise UserError(
-                f"REVIEWKD.MAX_MID_CHANNEL is {self.node.MAX_MID_CHANNEL}; allowed: 1 or more"
-            )
         # DIFF 1: measured, where mdistiller reads shapes and channels from the config
         own, theirs = (levels(probe(net)[1], preact=True) for net in (student, teacher))
         # DIFF 2: with unequal numbers of stages the k-th of n imitates the ceil(k m / n)-th of m,

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import Above, Anything, AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
-from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -19,9 +19,17 @@ CONFIG = {
         "FEAT_WEIGHT": 1.0,  # weight of both together
     },
     "PDIST": {
-        "EPSILON": 1e-12,  # least squared distance of two images; above 0
+        "EPSILON": 1e-12,  # least squared distance of two images
         "SQUARED": False,  # whether squared distances are compared
     },
+}
+ALLOWED = {
+    "DISTANCE_WEIGHT": AtLeast(0),
+    "ANGLE_WEIGHT": AtLeast(0),
+    "LOSS.CE_WEIGHT": AtLeast(0),
+    "LOSS.FEAT_WEIGHT": AtLeast(0),
+    "PDIST.EPSILON": Above(0),
+    "PDIST.SQUARED": Anything(),
 }
 
 
@@ -74,7 +82,7 @@ def rkd_losses(
         return distance, angle
 
 
-@METHODS.register("RKD", config=CONFIG)
+@METHODS.register("RKD", config=CONFIG, allowed=ALLOWED)
 class RKD(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * (DISTANCE_WEIGHT * distances + ANGLE_WEIGHT * angles) of the
     pooled features.
@@ -83,8 +91,6 @@ class RKD(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         self.node = cfg.RKD
-        if not self.node.PDIST.EPSILON > 0:
-            raise UserError(f"RKD.PDIST.EPSILON is {self.node.PDIST.EPSILON}; allowed: above 0")
 
     def forward_train(
         self, image: Tensor, target: Tensor, epoch: int = 1, **extras

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import flatten
+from sdkd_plugin.allowed import Above, Anything, AtLeast, Between, Numbers, OneOf
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import warmup_factor
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.probe import probe
-from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.weights import load_weights
 
@@ -48,11 +48,17 @@ CONFIG = {
         "PROXY_TEACHER_WEIGHT": 2.0,  # w_pt: KL(z_T || z_P)
     },
 }
-CHOICES = {
-    "FUSION": ("gate", "concat", "residual"),
-    "SYNC": ("step", "epoch", "init", "ema", "checkpoint"),
-    "PROXY_BN": ("batch", "student"),
-    "TEACHER_FEATURES": ("own", "zeros", "shuffled"),
+ALLOWED = {
+    "TAU": Above(0),
+    "STAGES": Numbers("different whole numbers from 1", AtLeast(1), whole=True, different=True),
+    "FUSION": OneOf(("gate", "concat", "residual")),
+    "SYNC": OneOf(("step", "epoch", "init", "ema", "checkpoint")),
+    "SYNC_CKPT": Anything(),
+    "EMA_DECAY": Between(0, 1.0),
+    "PROXY_BN": OneOf(("batch", "student")),
+    "TEACHER_FEATURES": OneOf(("own", "zeros", "shuffled")),
+    "WARMUP": AtLeast(0),
+    **{f"LOSS.{name}": AtLeast(0) for name in CONFIG["LOSS"]},
 }
 PROXY_WEIGHTS = (
     "PROXY_WEIGHT",
@@ -395,28 +401,18 @@ def feature_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().sum(1).mean()
 
 
-def check_config(cfg: CN) -> None:
-    """Raises UserError for a value of the SDKD node outside its choices or bounds."""
-    for key, choices in CHOICES.items():
-        if cfg[key] not in choices:
-            raise unknown("value", cfg[key], choices, f"SDKD.{key}")
-    for key, value in flatten(cfg):
-        top = 1.0 if key == "EMA_DECAY" else math.inf
-        if isinstance(value, int | float) and not (0 <= value <= top and (value or key != "TAU")):
-            raise UserError(
-                f"SDKD.{key} is {value}; allowed: "
-                f"{'above 0' if key == 'TAU' else f'from 0 to {top}'}"
-            )
-    if bool(cfg.SYNC_CKPT) != (cfg.SYNC == "checkpoint"):
+def check_sync(cfg: CN) -> None:
+    """Raises UserError unless there is a file exactly where SYNC wants one."""
+    sync, path = cfg.SDKD.SYNC, cfg.SDKD.SYNC_CKPT
+    if bool(path) != (sync == "checkpoint"):
         raise UserError(
-            f"SDKD.SYNC_CKPT is {cfg.SYNC_CKPT!r} with SDKD.SYNC {cfg.SYNC!r}; only checkpoint has "
-            f"a file"
+            f"SDKD.SYNC_CKPT is {path!r} with SDKD.SYNC {sync!r}; only checkpoint has a file"
         )
 
 
 def fused_stages(wanted: list[int], n: int) -> list[int]:
-    """SDKD.STAGES checked and ascending; all n stages if empty."""
-    if len(set(wanted)) != len(wanted) or not all(type(k) is int and 1 <= k <= n for k in wanted):
+    """SDKD.STAGES in ascending order; all n stages if empty. Raises UserError for one beyond n."""
+    if max(wanted, default=0) > n:
         raise UserError(
             f"SDKD.STAGES is {wanted}; allowed: different whole numbers from 1 to {n} for this "
             f"student, [] for all"
@@ -438,7 +434,14 @@ def trained_student(student: nn.Module, path: str) -> nn.Module:
     return trained
 
 
-@METHODS.register("SDKD", config=CONFIG, epoch_keys=("WARMUP",), file_keys=("SYNC_CKPT",))
+@METHODS.register(
+    "SDKD",
+    config=CONFIG,
+    allowed=ALLOWED,
+    rule=check_sync,
+    epoch_keys=("WARMUP",),
+    file_keys=("SYNC_CKPT",),
+)
 class SDKD(Distiller):
     """Student: CE(z_S,y) + w_t KL(z_T||z_S) + w_p KL(sg z_P||z_S) + w_f sum_k d(s_k, sg f_k);
     FFBs: w_pc CE(z_P,y) + w_m KL(sg z_S||z_P) + w_pt KL(z_T||z_P); every KL times tau^2.
@@ -451,7 +454,6 @@ class SDKD(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.cfg, self.weights, self.proxy = cfg.SDKD, cfg.SDKD.LOSS, None
-        check_config(self.cfg)
         if any(self.weights[key] for key in PROXY_WEIGHTS):
             self.teacher_family = find_family(teacher)
             n, m = len(find_family(student).stages), len(self.teacher_family.stages)

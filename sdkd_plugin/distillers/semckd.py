@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.allowed import Above, AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.probe import probe
@@ -17,11 +18,26 @@ from sdkd_plugin.registry import METHODS
 CONFIG = {
     "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
     "KD_WEIGHT": 1.0,  # weight of tau^2 KL
-    "T": 4.0,  # tau of that KL; above 0
+    "TAU": 4.0,  # temperature of that KL
     "FEAT_WEIGHT": 400.0,  # weight of the attended feature loss
-    "SOFT": 1.0,  # divides the attention logits; above 0
-    "FACTOR": 4,  # batch size over length of queries and keys; from 1 to the batch size
+    "SOFT": 1.0,  # divides the attention logits
+    "FACTOR": 4,  # batch size over length of queries and keys; at most the batch size
 }
+ALLOWED = {
+    "CE_WEIGHT": AtLeast(0),
+    "KD_WEIGHT": AtLeast(0),
+    "TAU": Above(0),
+    "FEAT_WEIGHT": AtLeast(0),
+    "SOFT": Above(0),
+    "FACTOR": AtLeast(1),
+}
+
+
+def check_factor(cfg: CN) -> None:
+    """Raises UserError where queries and keys would have no component."""
+    factor, batch_size = cfg.SEMCKD.FACTOR, cfg.SOLVER.BATCH_SIZE
+    if factor > batch_size:
+        raise UserError(f"SEMCKD.FACTOR is {factor}; allowed: 1 to SOLVER.BATCH_SIZE, {batch_size}")
 
 
 def attended_loss(distances: Tensor, attention: Tensor) -> Tensor:
@@ -133,7 +149,7 @@ def regressor(channels: int, teacher_channels: int) -> nn.Sequential:
     )
 
 
-@METHODS.register("SEMCKD", config=CONFIG)
+@METHODS.register("SEMCKD", config=CONFIG, allowed=ALLOWED, rule=check_factor, renamed={"T": "TAU"})
 class SemCKD(Distiller):
     """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + FEAT_WEIGHT * attended loss; trains attention and
     regressors beside the student.
@@ -146,13 +162,6 @@ class SemCKD(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node, self.batch_size = cfg.SEMCKD, cfg.SOLVER.BATCH_SIZE
-        if not self.node.SOFT > 0:
-            raise UserError(f"SEMCKD.SOFT is {self.node.SOFT}; allowed: above 0")
-        if not 1 <= self.node.FACTOR <= self.batch_size:
-            raise UserError(
-                f"SEMCKD.FACTOR is {self.node.FACTOR}; allowed: 1 to SOLVER.BATCH_SIZE, "
-                f"{self.batch_size}"
-            )
         channels, teacher_channels = (
             [f.shape[1] for f in probe(net)[1]["feats"][1:]] for net in (student, teacher)
         )
@@ -179,7 +188,7 @@ class SemCKD(Distiller):
         )
         feat, kd = (
             attended_loss(distances, attention),
-            kd_loss(logits_student, logits_teacher, self.node.T),
+            kd_loss(logits_student, logits_teacher, self.node.TAU),
         )
         self.terms = {"semckd_feat": feat.detach(), "kd": kd.detach()}
         return logits_student, {

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.allowed import AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
@@ -20,7 +21,12 @@ CONFIG = {
     # weight of the cross entropy of the deployed network's logits with the labels
     "CE_WEIGHT": 0.0,
     "FEAT_WEIGHT": 1.0,  # weight of the mean squared difference of the maps
-    "FACTOR": 2,  # the teacher's channels over the projector's; from 1 to the teacher's channels
+    "FACTOR": 2,  # the teacher's channels over the projector's; at most the teacher's channels
+}
+ALLOWED = {
+    "CE_WEIGHT": AtLeast(0),
+    "FEAT_WEIGHT": AtLeast(0),
+    "FACTOR": AtLeast(1),
 }
 
 
@@ -89,7 +95,7 @@ class Reused(nn.Module):
         return self.classifier(pooled), feats
 
 
-@METHODS.register("SIMKD", config=CONFIG)
+@METHODS.register("SIMKD", config=CONFIG, allowed=ALLOWED)
 class SimKD(Distiller):
     """FEAT_WEIGHT * MSE of the maps + CE_WEIGHT * CE; trains the student but for its classifier,
     and a projector.
@@ -101,7 +107,7 @@ class SimKD(Distiller):
         super().__init__(student, teacher)
         self.node = cfg.SIMKD
         own, theirs = (probe(net)[1]["head_in"].shape for net in (student, teacher))
-        if not 1 <= self.node.FACTOR <= theirs[1]:
+        if self.node.FACTOR > theirs[1]:
             raise UserError(
                 f"SIMKD.FACTOR is {self.node.FACTOR}; allowed: 1 to {theirs[1]}, the teacher's "
                 f"channels"

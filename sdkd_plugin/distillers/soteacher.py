@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.allowed import Above, AtLeast, OneOf
 from sdkd_plugin.distillers.base import (
     Distiller,
     Phase,
@@ -17,13 +18,12 @@ from sdkd_plugin.distillers.base import (
 )
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.probe import probe
-from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
-    # of the phase that trains the teacher, with SOLVER's schedule; at least 1
+    # of the phase that trains the teacher, with SOLVER's schedule
     "TEACHER_EPOCHS": 240,
-    "TEACHER_LR_FACTOR": 1.0,  # the teacher's learning rate relative to SOLVER.LR; above 0
+    "TEACHER_LR_FACTOR": 1.0,  # the teacher's learning rate relative to SOLVER.LR
     "LIP_WEIGHT": 1e-5,  # weight of the Lipschitz regulariser
     "CONSIST_WEIGHT": 1.0,  # weight of the consistency regulariser in the last epoch
     # the mean over past epochs: released (the first counts twice, as in the authors' code) | even
@@ -32,10 +32,19 @@ CONFIG = {
         # of the phase that trains the student: weight of the cross entropy with the labels
         "CE_WEIGHT": 0.5,
         "KD_WEIGHT": 0.5,  # and of tau^2 KL
-        "T": 4.0,  # and tau; above 0
+        "TAU": 4.0,  # and its temperature
     },
 }
-HISTORIES = ("released", "even")
+ALLOWED = {
+    "TEACHER_EPOCHS": Above(0),
+    "TEACHER_LR_FACTOR": Above(0),
+    "LIP_WEIGHT": AtLeast(0),
+    "CONSIST_WEIGHT": AtLeast(0),
+    "HISTORY": OneOf(("released", "even"), "history"),
+    "KD.CE_WEIGHT": AtLeast(0),
+    "KD.KD_WEIGHT": AtLeast(0),
+    "KD.TAU": Above(0),
+}
 
 
 def lipschitz(net: nn.Module) -> Tensor:
@@ -69,7 +78,7 @@ def consistency(probabilities: Tensor, history: Tensor) -> Tensor:
 
 
 def renewal(epoch: int, kind: str) -> float:
-    """tau: q <- (1 - tau) q + tau p in training epoch 1, 2, ...; the first sets q = p.
+    """share: q <- (1 - share) q + share p in training epoch 1, 2, ...; the first sets q = p.
 
     "even" makes q the plain mean of all past p; "released" lets the first epoch count twice, since
     the authors' counter goes from 0 to 2.
@@ -80,7 +89,13 @@ def renewal(epoch: int, kind: str) -> float:
     return 1 / (epoch + 1) if kind == "released" else 1 / epoch
 
 
-@METHODS.register("SOTEACHER", config=CONFIG, epoch_keys=("TEACHER_EPOCHS",))
+@METHODS.register(
+    "SOTEACHER",
+    config=CONFIG,
+    allowed=ALLOWED,
+    epoch_keys=("TEACHER_EPOCHS",),
+    renamed={"KD.T": "KD.TAU"},
+)
 class SoTeacher(Distiller):
     """Phase "teacher": CE + LIP_WEIGHT * Lipschitz + CONSIST_WEIGHT * epoch / TEACHER_EPOCHS *
     consistency, from epoch 2 on.
@@ -95,11 +110,6 @@ class SoTeacher(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN, num_data: int):
         super().__init__(student, teacher)
         self.node = cfg.SOTEACHER
-        if self.node.HISTORY not in HISTORIES:
-            raise unknown("history", self.node.HISTORY, HISTORIES, "SOTEACHER.HISTORY")
-        for key in ("TEACHER_EPOCHS", "TEACHER_LR_FACTOR"):
-            if not self.node[key] > 0:
-                raise UserError(f"SOTEACHER.{key} is {self.node[key]}; allowed: above 0")
         # q, a row per training image
         self.register_buffer("history", torch.zeros(num_data, probe(teacher)[0].shape[1]))
 
@@ -139,7 +149,7 @@ class SoTeacher(Distiller):
         logits_student, _ = self.student(image)
         with torch.no_grad():
             logits_teacher, _ = self.teacher(image)
-        kd = kd_loss(logits_student, logits_teacher, self.node.KD.T)
+        kd = kd_loss(logits_student, logits_teacher, self.node.KD.TAU)
         self.terms = {}
         return logits_student, {
             "loss_ce": self.node.KD.CE_WEIGHT * cross_entropy(logits_student, target),
@@ -157,10 +167,10 @@ class SoTeacher(Distiller):
         lip, consist = lipschitz(self.teacher), consistency(probabilities, self.history[index])
         # The history is empty in the first epoch
         weight = self.node.CONSIST_WEIGHT * epoch / self.phase.epochs if epoch > 1 else 0.0
-        tau = renewal(epoch, self.node.HISTORY)
+        share = renewal(epoch, self.node.HISTORY)
         with torch.no_grad():
             rows = torch.lerp(
-                self.history[index], probabilities.detach().to(self.history.dtype), tau
+                self.history[index], probabilities.detach().to(self.history.dtype), share
             )
             self.history.index_copy_(0, index, rows)
         self.terms = {"lipschitz": lip.detach(), "consistency": consist.detach()}

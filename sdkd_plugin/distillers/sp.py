@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.maps import unit
 from sdkd_plugin.registry import METHODS
@@ -17,6 +18,7 @@ CONFIG = {
         "FEAT_WEIGHT": 3000.0,  # weight of the similarities' distance
     },
 }
+ALLOWED = {"LOSS.CE_WEIGHT": AtLeast(0), "LOSS.FEAT_WEIGHT": AtLeast(0)}
 
 
 def similarity(feat: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def sp_loss(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
         return F.mse_loss(similarity(feat_student), similarity(feat_teacher))
 
 
-@METHODS.register("SP", config=CONFIG)
+@METHODS.register("SP", config=CONFIG, allowed=ALLOWED)
 class SP(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * `sp_loss` of the last maps; nothing trainable beside the
     student.

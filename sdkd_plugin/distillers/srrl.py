@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.allowed import Above, AtLeast, OneOf
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.probe import pooled_dim
-from sdkd_plugin.errors import unknown
 from sdkd_plugin.models.base import conv_norm, init_convolutions
 from sdkd_plugin.registry import METHODS
 
@@ -18,13 +18,20 @@ CONFIG = {
     "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
     # weight of tau^2 KL; 1 in SimKD's repository, whose numbers are the published ones
     "KD_WEIGHT": 0.0,
-    "T": 4.0,  # tau of that KL; above 0
+    "TAU": 4.0,  # temperature of that KL
     "FM_WEIGHT": 1.0,  # weight of the feature matching loss
     "SR_WEIGHT": 1.0,  # weight of the softmax regression loss
     # map: 1x1 convolution before the global average, as the authors' | pooled: after it, as SimKD's
     "CONNECTOR": "map",
 }
-CONNECTORS = ("map", "pooled")
+ALLOWED = {
+    "CE_WEIGHT": AtLeast(0),
+    "KD_WEIGHT": AtLeast(0),
+    "TAU": Above(0),
+    "FM_WEIGHT": AtLeast(0),
+    "SR_WEIGHT": AtLeast(0),
+    "CONNECTOR": OneOf(("map", "pooled"), "connector"),
+}
 
 
 def srrl_losses(
@@ -70,7 +77,7 @@ class Connector(nn.Module):
         return self.transfer(x).mean((2, 3))
 
 
-@METHODS.register("SRRL", config=CONFIG)
+@METHODS.register("SRRL", config=CONFIG, allowed=ALLOWED, renamed={"T": "TAU"})
 class SRRL(Distiller):
     """CE_WEIGHT * CE + FM_WEIGHT * L_FM + SR_WEIGHT * L_SR + KD_WEIGHT * tau^2 KL; trains a
     connector beside the student.
@@ -81,8 +88,6 @@ class SRRL(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.SRRL
-        if self.node.CONNECTOR not in CONNECTORS:
-            raise unknown("connector", self.node.CONNECTOR, CONNECTORS, "SRRL.CONNECTOR")
         self.connector = Connector(pooled_dim(student), pooled_dim(teacher), self.node.CONNECTOR)
 
     def forward_train(
@@ -101,7 +106,7 @@ class SRRL(Distiller):
                 logits_teacher,
                 self.teacher.classifier_module(),
             )
-        kd = kd_loss(logits_student, logits_teacher, self.node.T)
+        kd = kd_loss(logits_student, logits_teacher, self.node.TAU)
         self.terms = {
             "srrl_fm": matching.detach(),
             "srrl_sr": regression.detach(),

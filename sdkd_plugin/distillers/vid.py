@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import Above, Anything, AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.maps import pool_pair
 from sdkd_plugin.distillers.probe import probe
@@ -20,10 +21,24 @@ CONFIG = {
         "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
         "FEAT_WEIGHT": 1.0,  # weight of the negative log likelihood
     },
-    "EPS": 1e-5,  # least variance; above 0
+    "EPS": 1e-5,  # least variance
     "INIT_PRED_VAR": 5.0,  # variance at the start; above EPS
     "INPUT_SIZE": [32, 32],  # read by mdistiller only; here both networks are measured
 }
+ALLOWED = {
+    "LOSS.CE_WEIGHT": AtLeast(0),
+    "LOSS.FEAT_WEIGHT": AtLeast(0),
+    "EPS": Above(0),
+    "INIT_PRED_VAR": Above(0),
+    "INPUT_SIZE": Anything(),
+}
+
+
+def check_start(cfg: CfgNode) -> None:
+    """Raises UserError unless the variance at the start is above the least one."""
+    start, least = cfg.VID.INIT_PRED_VAR, cfg.VID.EPS
+    if not start > least:
+        raise UserError(f"VID.INIT_PRED_VAR is {start}; allowed: above VID.EPS, {least}")
 
 
 def vid_loss(mean: Tensor, feat_teacher: Tensor, rho: Tensor, eps: float) -> Tensor:
@@ -77,7 +92,7 @@ class Predictor(nn.Module):
         return vid_loss(self.mean(feat_student), feat_teacher, self.rho, self.eps)
 
 
-@METHODS.register("VID", config=CONFIG)
+@METHODS.register("VID", config=CONFIG, allowed=ALLOWED, rule=check_start)
 class VID(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * sum of `vid_loss` over the stages after the stem; trains a
     `Predictor` for each.
@@ -87,12 +102,6 @@ class VID(Distiller):
         super().__init__(student, teacher)
         node = cfg.VID
         self.ce_weight, self.feat_weight = node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT
-        if not node.EPS > 0:
-            raise UserError(f"VID.EPS is {node.EPS}; allowed: above 0")
-        if not node.INIT_PRED_VAR > node.EPS:
-            raise UserError(
-                f"VID.INIT_PRED_VAR is {node.INIT_PRED_VAR}; allowed: above VID.EPS, {node.EPS}"
-            )
         # DIFF 3: measured in eval mode; mdistiller's probe moves the running statistics of both
         # networks
         channels = [[x.shape[1] for x in probe(net)[1]["feats"][1:]] for net in (student, teacher)]

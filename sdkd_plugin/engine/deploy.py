@@ -9,7 +9,7 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin import weights
-from sdkd_plugin.config import default_config, flatten
+from sdkd_plugin.config import current_names, default_config, flatten, set_value
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
@@ -54,16 +54,18 @@ def unpack(recipe: Any, path: str) -> nn.Module:
     num_classes = recipe["num_classes"]
     method = METHODS[name].build
     cfg = default_config()
-    foreign = {key for key, _ in flatten(recipe["config"])} ^ {
-        key for key, _ in flatten(cfg.get(name, {}))
-    }
+    # a file that an earlier version wrote has the names that it knew
+    settings = current_names({f"{name}.{key}": v for key, v in flatten(recipe["config"])})
+    known = {f"{name}.{key}" for key, _ in flatten(cfg.get(name, {}))}
+    foreign = sorted(key.removeprefix(f"{name}.") for key in settings.keys() ^ known)
     if foreign:
         raise UserError(
             f"checkpoint {path}: its {name} settings differ from this version's in "
-            f"{', '.join(sorted(foreign))}"
+            f"{', '.join(foreign)}"
         )
 
-    cfg[name] = CN(recipe["config"])
+    for key, value in settings.items():
+        set_value(cfg, key, value)
     cfg.DISTILLER.TYPE = name
     cfg.DISTILLER.TEACHER = recipe["teacher"]
     cfg.DISTILLER.STUDENT = recipe["student"]

@@ -9,6 +9,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
+from sdkd_plugin.config import current_names
 from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.errors import UserError
@@ -95,7 +96,7 @@ class Recorder:
 
     def _check(self, state: dict[str, Any], path: Path) -> None:
         lacking = {"model", "optimizer", "history", "identity"} - state.keys()
-        if lacking or state["identity"] != self.folder.identity:
+        if lacking or current_names(state["identity"]) != self.folder.identity:
             raise UserError(
                 f"checkpoint {path} is not of this run (lacks or differs in: "
                 f"{', '.join(sorted(lacking)) or 'identity'})"

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import active_config, flatten
+from sdkd_plugin.config import active_config, current_names, first_names, flatten
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_json, sha256, write_json, write_text
@@ -109,7 +109,9 @@ class RunFolder:
         return cls(cfg, run_identity(cfg, dataset.fingerprint, digest), teacher)
 
     def _digest(self) -> str:
-        decides = {key: value for key, value in self.identity.items() if key != "SOLVER.SEED"}
+        # by the names that keys had first: to rename a key must not make another run of a run
+        named = first_names(self.identity)
+        decides = {key: value for key, value in named.items() if key != "SOLVER.SEED"}
         text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -149,7 +151,8 @@ class RunFolder:
                 )
             return
 
-        changes = difference(self.identity, read_json(self.path / "identity.json") or {})
+        held = current_names(read_json(self.path / "identity.json") or {})
+        changes = difference(self.identity, held)
         if changes:
             raise UserError(
                 f"{self.path} holds a run with another config ({changes}); choose another "

@@ -14,6 +14,7 @@ from typing import Any
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_json
+from sdkd_plugin.runs.names import todays
 from sdkd_plugin.runs.record import FILE, HEADLINE, Result
 
 # a folder with any of these claims to be a run
@@ -197,7 +198,7 @@ def _read_identity(path: Path) -> dict[str, Any] | None:
         raise UserError(f"identity.json cannot be read: {error.strerror}") from error
     if identity is not None and not isinstance(identity, dict):
         raise UserError(f"identity.json holds {type(identity).__name__}, not an object")
-    return identity
+    return None if identity is None else todays(identity)
 
 
 def _check_same(identity: dict[str, Any] | None, recorded: Mapping[str, Any]) -> None:

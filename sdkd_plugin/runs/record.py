@@ -12,6 +12,7 @@ from typing import Any
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_json, write_json
+from sdkd_plugin.runs.names import todays
 
 FILE = "result.json"
 SCHEMA = 2  # 1: versions up to 9fe486a, which knew top-1 and top-5 alone; read, never written
@@ -154,7 +155,7 @@ class Result:
             )
         _check(value)
         metrics = {name: Metric(**meaning) for name, meaning in value["metrics"].items()}
-        return cls(**{**value, "metrics": metrics})
+        return cls(**{**value, "metrics": metrics, "identity": todays(value["identity"])})
 
 
 def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.config import check_method
+from sdkd_plugin.defaults import RENAMED_VALUES
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS, Entry
@@ -21,6 +23,8 @@ THEIRS = (
     *("AT", "CRD", "DKD", "FITNET", "KD", "KDSVD", "NST", "OFD", "PKT", "REVIEWKD", "RKD"),
     *("SP", "VID"),
 )
+# the names of our entry in trainer_dict: today's, and the one it had first
+TRAINERS = (TRAINER, *RENAMED_VALUES["SOLVER.TRAINER"])
 MARK = "_sdkd_plugin"  # attribute of the classes built here, to know them again
 
 
@@ -109,8 +113,9 @@ def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]
     """A class that is this package's method and mdistiller's Distiller at once.
 
     Python asks our classes first; a link between the two spares upstream's constructor, whose two
-    attributes our own sets. Settings that ask for several phases without the trainer that has them
-    raise UserError.
+    attributes our own sets. Values that the method does not allow raise UserError, since
+    mdistiller's config never went through `load_config`; so do settings that ask for several phases
+    without the trainer that has them.
     """
 
     def construct(self: nn.Module) -> None:
@@ -119,8 +124,10 @@ def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]
     def construct_checked(
         self: Distiller, student: nn.Module, teacher: nn.Module, cfg: CN, *num_data: int
     ) -> None:
+        cfg = _todays(cfg, entry)
+        check_method(cfg, entry.name)
         entry.build.__init__(self, student, teacher, cfg, *num_data)
-        if len(self.phases(cfg)) > 1 and cfg.SOLVER.TRAINER != TRAINER:
+        if len(self.phases(cfg)) > 1 and cfg.SOLVER.TRAINER not in TRAINERS:
             raise UserError(
                 f"SOLVER.TRAINER is {cfg.SOLVER.TRAINER!r}, which has one phase, but {entry.name} "
                 f"with these settings has several; allowed: {TRAINER}"
@@ -131,11 +138,36 @@ def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]
     return type(entry.build.__name__, (entry.build, link), body)
 
 
+def _todays(cfg: CN, entry: Entry) -> CN:
+    """A copy of mdistiller's config in which what was set under a key's first name stands under
+    today's.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    node = cfg[entry.name]
+    for first, name in entry.info.get("renamed", {}).items():
+        value = node.pop(first, None)
+        if value is None:
+            continue
+        if node[name] not in (value, entry.info["config"][name]):
+            raise UserError(
+                f"{entry.name}.{first} is {value!r} and {entry.name}.{name} is {node[name]!r}, "
+                f"which are two names of one key; keep the second"
+            )
+        node[name] = value
+    return cfg
+
+
 def _add_node(cfg: CN, entry: Entry) -> None:
-    """Adds the method's config node, or to a node that is there the keys it lacks."""
+    """Adds the method's config node, or to a node that is there the keys it lacks.
+
+    The first names of keys are there too, so that old files and command lines still merge; None
+    says that nobody used them.
+    """
+    first = dict.fromkeys(entry.info.get("renamed", {}))
     frozen = cfg.is_frozen()
     cfg.defrost()
-    _add_missing(cfg, {entry.name: entry.info.get("config", {})})
+    _add_missing(cfg, {entry.name: {**entry.info.get("config", {}), **first}})
     if frozen:
         cfg.freeze()
 
@@ -144,7 +176,8 @@ def _add_trainer() -> None:
     engine = _import("mdistiller.engine")
     if TRAINER not in engine.trainer_dict:
         meter = _import("mdistiller.engine.utils").AverageMeter
-        engine.trainer_dict[TRAINER] = phased_trainer(engine.trainer_dict["base"], meter)
+        trainer = phased_trainer(engine.trainer_dict["base"], meter)
+        engine.trainer_dict.update(dict.fromkeys(TRAINERS, trainer))
 
 
 def _add_missing(node: CN, defaults: dict[str, Any]) -> None:

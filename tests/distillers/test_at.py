@@ -7,9 +7,8 @@ import torch
 from support.oracles import formula, load
 
 from sdkd_plugin.config import load_config
-from sdkd_plugin.distillers.at import AT, at_loss, attention
+from sdkd_plugin.distillers.at import at_loss, attention
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.models import build_model
 
 STUDENT = [(8, 16, 32, 32), (8, 32, 16, 16), (8, 64, 8, 8)]
 WIDER = [(8, 32, 32, 32), (8, 64, 16, 16), (8, 128, 8, 8)]
@@ -114,11 +113,7 @@ def test_extreme_and_constant_maps_stay_finite(value):
 
 def test_an_exponent_below_1_is_refused():
     with pytest.raises(UserError, match=r"AT.P is 0.5; allowed: 1 or more"):
-        AT(
-            build_model("resnet8", 10),
-            build_model("resnet8", 10),
-            load_config(None, ["AT.P", "0.5"]),
-        )
+        load_config(None, ["DISTILLER.TYPE", "AT", "AT.P", "0.5"])
 
 
 def test_defaults_are_mdistillers():

@@ -169,9 +169,8 @@ def test_targets_of_another_type_or_shape_are_refused(target):
 
 
 def test_a_negative_warmup_is_refused():
-    cfg = load_config(None, "DISTILLER.TYPE DKD DKD.WARMUP -1".split())
     with pytest.raises(UserError, match="DKD.WARMUP is -1; allowed: 0 or more"):
-        DKD(Fixed(STUDENT), Fixed(TEACHER), cfg)
+        load_config(None, "DISTILLER.TYPE DKD DKD.WARMUP -1".split())
 
 
 def test_defaults_are_mdistillers():

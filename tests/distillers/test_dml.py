@@ -91,7 +91,7 @@ def test_a_logit_gap_of_500_stays_finite_and_exact():
 
 
 def test_the_distiller_weighs_and_sums_both_networks_losses():
-    cfg = config("DML.CE_WEIGHT", "0.5", "DML.KD_WEIGHT", "2.0", "DML.T", "3.0")
+    cfg = config("DML.CE_WEIGHT", "0.5", "DML.KD_WEIGHT", "2.0", "DML.TAU", "3.0")
     distiller = DML(Fixed(STUDENT), Fixed(PEER), cfg).train()
     logits, losses = distiller(image=torch.zeros(1), target=TARGET)
     assert torch.equal(logits, STUDENT)
@@ -145,7 +145,7 @@ def test_the_peer_trains_and_rests_with_the_student():
     assert all(p.requires_grad for p in distiller.teacher.parameters())
 
 
-@pytest.mark.parametrize("key", ["T", "PEER_LR_FACTOR"])
+@pytest.mark.parametrize("key", ["TAU", "PEER_LR_FACTOR"])
 def test_meaningless_settings_are_refused(key):
     with pytest.raises(UserError, match=f"DML.{key} is 0.0; allowed: above 0"):
         DML(Fixed(STUDENT), Fixed(PEER), config(f"DML.{key}", "0.0"))

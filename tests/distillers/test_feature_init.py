@@ -148,7 +148,7 @@ def test_the_second_phase_is_cross_entropy_without_a_teacher_or_with_kd_beside_i
         "2.0",
         f"{name}.LOSS.KD_WEIGHT",
         "0.5",
-        f"{name}.TEMPERATURE",
+        f"{name}.TAU",
         "3.0",
     ]
     alone, beside = build(name).double().train(), build(name, *words).double().train()
@@ -170,5 +170,5 @@ def test_the_second_phase_is_cross_entropy_without_a_teacher_or_with_kd_beside_i
 
 @pytest.mark.parametrize("name", ["AB", "FSP"])
 def test_a_temperature_of_zero_is_refused(name):
-    with pytest.raises(UserError, match=f"{name}.TEMPERATURE is 0.0; allowed: above 0"):
-        build(name, f"{name}.TEMPERATURE", "0.0")
+    with pytest.raises(UserError, match=f"{name}.TAU is 0.0; allowed: above 0"):
+        build(name, f"{name}.TAU", "0.0")

@@ -4,6 +4,7 @@ test_sdkd_proxy.py.
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -378,10 +379,16 @@ def test_stages_are_those_asked_for():
     assert list(build(STAGES="[]").pairs) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("stages", ["[0]", "[4]", "[-1]", "[2, 2]", "[1.0]", "['1']", "[True]"])
-def test_bad_stages_are_refused_with_the_allowed_range(stages):
-    with pytest.raises(UserError, match=r"SDKD.STAGES is .*from 1 to 3"):
-        build(STAGES=stages)
+@pytest.mark.parametrize("stages", ["[0]", "[-1]", "[2, 2]", "[1.0]", "['1']", "[True]"])
+def test_bad_stages_are_refused_before_there_is_a_student(stages):
+    message = rf"SDKD.STAGES is {re.escape(stages)}; allowed: different whole numbers from 1"
+    with pytest.raises(UserError, match=message):
+        config(STAGES=stages)
+
+
+def test_a_stage_that_the_student_lacks_is_refused_with_the_allowed_range():
+    with pytest.raises(UserError, match=r"SDKD.STAGES is \[4, 1\].*from 1 to 3"):
+        build(STAGES="[4, 1]")
 
 
 @pytest.mark.parametrize(
@@ -394,8 +401,8 @@ def test_bad_stages_are_refused_with_the_allowed_range(stages):
         ("TAU", 0.0, r"SDKD.TAU is 0.0; allowed: above 0"),
         ("TAU", -1.0, r"SDKD.TAU is -1.0; allowed: above 0"),
         ("EMA_DECAY", 1.5, r"SDKD.EMA_DECAY is 1.5; allowed: from 0 to 1.0"),
-        ("WARMUP", -1, r"SDKD.WARMUP is -1; allowed: from 0"),
-        ("LOSS.MUTUAL_WEIGHT", -0.5, r"SDKD.LOSS.MUTUAL_WEIGHT is -0.5; allowed: from 0"),
+        ("WARMUP", -1, r"SDKD.WARMUP is -1; allowed: 0 or more"),
+        ("LOSS.MUTUAL_WEIGHT", -0.5, r"SDKD.LOSS.MUTUAL_WEIGHT is -0.5; allowed: 0 or more"),
         (
             "SYNC",
             "checkpoint",

@@ -81,7 +81,7 @@ def slow_norm(x: Tensor, norm) -> Tensor:
 @pytest.mark.parametrize("pair", ["resnet14/resnet8", "wrn_16_2/wrn_16_1", "MobileNetV2/resnet8"])
 def test_one_step_equals_the_definition(pair):
     weights = ("SEMCKD.FEAT_WEIGHT", "3.0", "SEMCKD.KD_WEIGHT", "0.5", "SEMCKD.CE_WEIGHT", "2.0")
-    distiller = build(*weights, "SEMCKD.SOFT", "0.3", "SEMCKD.T", "2.0", pair=pair).double()
+    distiller = build(*weights, "SEMCKD.SOFT", "0.3", "SEMCKD.TAU", "2.0", pair=pair).double()
     image = formula((B, 3, 16, 16), "image")
     z_s, feats = distiller.student(image)
     z_t, goals = distiller.teacher(image)

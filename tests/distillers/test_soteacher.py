@@ -157,7 +157,7 @@ def test_the_teachers_phase_equals_the_definition_over_epochs():
 
 
 def test_the_students_phase_is_kd():
-    distiller = enter(build("SOTEACHER.KD.T", "2.0", "SOTEACHER.KD.KD_WEIGHT", "0.7"), TRAIN)
+    distiller = enter(build("SOTEACHER.KD.TAU", "2.0", "SOTEACHER.KD.KD_WEIGHT", "0.7"), TRAIN)
     image = formula((N, 3, 8, 8), "image").float()
     logits, losses = distiller(image=image, target=TARGET, epoch=1, index=TARGET)
     assert losses["loss_ce"].item() == pytest.approx(

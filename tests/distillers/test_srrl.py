@@ -100,7 +100,7 @@ def test_one_step_equals_the_definition(kind, pair):
         "0.5",
         "SRRL.KD_WEIGHT",
         "0.7",
-        "SRRL.T",
+        "SRRL.TAU",
         "2.0",
         "SRRL.FM_WEIGHT",
         "3.0",

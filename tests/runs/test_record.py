@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from support.runs import RESULT
 
+from sdkd_plugin.config import current_names, load_config, renamed_keys
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.names import SCHEMA_1 as SCHEMA_1_NAMES
+from sdkd_plugin.runs.names import todays
 from sdkd_plugin.runs.read import read_runs
 from sdkd_plugin.runs.record import ACCURACIES, HEADLINE, Result
 
@@ -88,6 +92,9 @@ def test_a_record_of_schema_1_is_read_as_it_was_meant(method):
     assert read.best[HEADLINE] == written["best"]["top1"]
     assert read.best_epoch == written["best"]["epoch"] and "epoch" not in read.best
     assert read.identity["DISTILLER.TYPE"] == method
+    first = {"AB": "AB.TEMPERATURE", "DML": "DML.T"}[method]
+    assert written["identity"][first] == read.identity[f"{method}.TAU"]
+    assert first not in read.identity
 
 
 def test_run_folders_of_schema_1_are_read():
@@ -97,6 +104,21 @@ def test_run_folders_of_schema_1_are_read():
     # three epochs of its first phase, which scores nothing, and three that are scored
     assert (ab.epochs_done, [epoch for epoch, _ in ab.curve]) == (6, [4, 5, 6])
     assert (dml.epochs_done, dml.curve[-1][1]) == (3, dml.result.last["top1"])
+
+
+def test_a_folder_of_schema_1_is_the_folder_that_this_version_would_write():
+    """Its name is a hash of what decides the run, by the names that keys had first."""
+    for path in SCHEMA_1.glob("old_*/seed0"):
+        cfg = load_config(path / "config.yaml")
+        identity = current_names(json.loads((path / "identity.json").read_text()))
+        folder = RunFolder(cfg, identity)
+        assert folder.path.parent.name == path.parent.name
+
+
+def test_the_names_of_schema_1_are_those_that_methods_declare():
+    assert SCHEMA_1_NAMES == renamed_keys()
+    if_trained_there = todays({"SOLVER.TRAINER": "stages", "DML.T": 2.0, "X": 1})
+    assert if_trained_there == {"SOLVER.TRAINER": "phases", "DML.TAU": 2.0, "X": 1}
 
 
 def test_the_record_is_frozen():

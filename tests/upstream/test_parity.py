@@ -276,7 +276,8 @@ def test_both_hosts_resolve_our_configs_to_the_same_shared_config(upstream):
         checked += 1
     assert checked > 30
     missing = {key for key in shared if key not in dict(flatten(default_config()))}
-    assert missing == set()
+    # what register() leaves there for files and command lines of former days
+    assert missing == {"AB.TEMPERATURE", "FSP.TEMPERATURE", "SEMCKD.T"}
 
 
 def list_of(value):

@@ -151,8 +151,8 @@ def test_a_method_with_phases_under_a_trainer_that_has_one_is_refused(checkout, 
     from mdistiller.models import cifar_model_dict
 
     assert "AB" in register() and "phases" in trainer_dict
-    models = [cifar_model_dict[model][0] for model in ("resnet8", "resnet14")]
-    student, teacher = (build(num_classes=100) for build in models)
+    names = ("resnet8", "resnet14")
+    student, teacher = (cifar_model_dict[name][0](num_classes=100) for name in names)
     for trainer in ("base", "phases"):
         CFG.SOLVER.TRAINER = trainer
         try:
@@ -164,3 +164,61 @@ def test_a_method_with_phases_under_a_trainer_that_has_one_is_refused(checkout, 
         "SOLVER.TRAINER is 'base', which has one phase, but AB with these settings has several; "
         "allowed: phases"
     )
+
+
+def test_values_are_checked_at_construction_since_load_config_never_saw_them(checkout, call):
+    body = """
+    from mdistiller.distillers import distiller_dict
+    from mdistiller.engine.cfg import CFG
+    from mdistiller.models import cifar_model_dict
+
+    register(["KD", "SEMCKD", "SDKD"], replace=True)
+    wrong = {
+        "KD": ["KD.TEMPERATURE", 0],
+        "SEMCKD": ["SEMCKD.FACTOR", 65],
+        "SDKD": ["SDKD.SYNC", "steps"],
+    }
+    for name, words in wrong.items():
+        cfg = CFG.clone()
+        cfg.merge_from_list(words)
+        models = [cifar_model_dict[model][0] for model in ("resnet8", "resnet14")]
+        networks = [build(num_classes=100) for build in models]
+        try:
+            distiller_dict[name](*networks, cfg)
+        except UserError as error:
+            print(error)
+    """
+    assert call(checkout, "-c", program(body)).stdout.splitlines() == [
+        "KD.TEMPERATURE is 0; allowed: above 0",
+        "SEMCKD.FACTOR is 65; allowed: 1 to SOLVER.BATCH_SIZE, 64",
+        "unknown value 'steps' in SDKD.SYNC: did you mean 'step'? known: checkpoint, ema, epoch, "
+        "init, step",
+    ]
+
+
+def test_first_names_of_keys_and_of_the_trainer_still_work_there(checkout, call):
+    body = """
+    from mdistiller.distillers import distiller_dict
+    from mdistiller.engine import trainer_dict
+    from mdistiller.engine.cfg import CFG
+    from mdistiller.models import cifar_model_dict
+
+    register()
+    assert trainer_dict["stages"] is trainer_dict["phases"]
+    for words in (["AB.TEMPERATURE", 3.0], ["AB.TAU", 3.0], ["AB.TEMPERATURE", 3, "AB.TAU", 5.0]):
+        cfg = CFG.clone()
+        cfg.merge_from_list([*words, "SOLVER.TRAINER", "stages"])
+        before = cfg.dump()
+        models = [cifar_model_dict[model][0] for model in ("resnet8", "resnet14")]
+        networks = [build(num_classes=100) for build in models]
+        try:
+            print(distiller_dict["AB"](*networks, cfg).tau)
+        except UserError as error:
+            print(error)
+        assert cfg.dump() == before
+    """
+    assert call(checkout, "-c", program(body)).stdout.splitlines() == [
+        "3.0",
+        "3.0",
+        "AB.TEMPERATURE is 3 and AB.TAU is 5.0, which are two names of one key; keep the second",
+    ]

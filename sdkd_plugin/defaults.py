@@ -1,0 +1,106 @@
+"""Every key that is no method's own: its default, and beside it what it may hold."""
+
+from typing import Any
+
+from sdkd_plugin.allowed import Above, Allowed, Anything, Between, Numbers, OneOf
+
+# Keys in this tree that mdistiller has keep its defaults, traps included, so that its yaml files
+# mean the same here.
+DEFAULTS: dict[str, Any] = {
+    "EXPERIMENT": {
+        "PROJECT": "distill",
+        "NAME": "",  # empty: made from TAG and a hash of the resolved config
+        "TAG": "default",
+    },
+    "DATASET": {
+        "TYPE": "cifar100",  # cifar100 | npz | imagefolder | digits
+        "NUM_WORKERS": 2,  # decoding threads of imagefolder; other types live in memory already
+        "TEST": {"BATCH_SIZE": 64},
+        # below: not in mdistiller
+        "ROOT": "./data",  # a folder; for npz the file itself
+        "DOWNLOAD": True,  # cifar100 only
+        "AUGMENT": "crop_flip",  # crop_flip | crop | none
+        "MEAN": [0.5071, 0.4867, 0.4408],  # per channel, of pixel values in [0, 1]
+        "STD": [0.2675, 0.2565, 0.2761],
+        "IMAGE_SIZE": 0,  # pixels, by area averaging; 0: as stored
+        "SUBSET": 1.0,  # fraction of the training images kept, class-balanced
+        "VAL_FRACTION": 0.0,  # held out of training and evaluated INSTEAD of the test images
+    },
+    "DISTILLER": {
+        "TYPE": "NONE",
+        "TEACHER": "ResNet50",
+        "STUDENT": "resnet32",
+        "TEACHER_CKPT": "",  # not in mdistiller; empty: mdistiller's place under download_ckpts/
+    },
+    "SOLVER": {
+        # base | crd | phases; read by mdistiller only: here methods declare what they need
+        "TRAINER": "base",
+        "BATCH_SIZE": 64,
+        "EPOCHS": 240,
+        "LR": 0.05,
+        # multiply LR by LR_DECAY_RATE after each of these epochs
+        "LR_DECAY_STAGES": [150, 180, 210],
+        "LR_DECAY_RATE": 0.1,
+        "WEIGHT_DECAY": 0.0001,
+        "MOMENTUM": 0.9,
+        "TYPE": "SGD",
+        "DOT": {"DELTA": 0.075},  # read by mdistiller's DOT trainer only
+        # below: not in mdistiller
+        "SCHEDULE_EPOCHS": 0,  # epochs for which epoch-valued keys are written; 0: EPOCHS
+        "SEED": 0,
+        "DEVICE": "auto",  # auto | cpu | cuda
+        "PRECISION": "fp32",  # fp32 | bf16 | fp16
+        "CHANNELS_LAST": True,
+    },
+    "LOG": {
+        "TENSORBOARD_FREQ": 500,  # has no effect in mdistiller, nor here
+        "SAVE_CHECKPOINT_FREQ": 40,  # epochs between kept checkpoints
+        "PREFIX": "./output",
+        "WANDB": True,  # read by mdistiller only; here there are metrics.csv and TensorBoard
+    },
+}
+
+# What these keys may hold. Models and data sets are looked up in their registries instead.
+ALLOWED: dict[str, Allowed] = {
+    "EXPERIMENT.PROJECT": Anything(),
+    "EXPERIMENT.NAME": Anything(),
+    "EXPERIMENT.TAG": Anything(),
+    "DATASET.TYPE": Anything(),
+    "DATASET.NUM_WORKERS": Between(0),
+    "DATASET.TEST.BATCH_SIZE": Between(1),
+    "DATASET.ROOT": Anything(),
+    "DATASET.DOWNLOAD": Anything(),
+    "DATASET.AUGMENT": OneOf(("crop_flip", "crop", "none")),
+    "DATASET.MEAN": Numbers("three numbers, one per channel", length=3),
+    "DATASET.STD": Numbers("three numbers above 0, one per channel", Above(0), length=3),
+    "DATASET.IMAGE_SIZE": Between(0),
+    "DATASET.SUBSET": Between(1e-9, 1.0),
+    "DATASET.VAL_FRACTION": Between(0.0, 0.999),
+    "DISTILLER.TYPE": Anything(),
+    "DISTILLER.TEACHER": Anything(),
+    "DISTILLER.STUDENT": Anything(),
+    "DISTILLER.TEACHER_CKPT": Anything(),
+    "SOLVER.TRAINER": OneOf(("base", "crd", "phases")),
+    "SOLVER.BATCH_SIZE": Between(1),
+    "SOLVER.EPOCHS": Between(1),
+    "SOLVER.LR": Between(0.0),
+    "SOLVER.LR_DECAY_STAGES": Numbers("epochs, such as [150, 180, 210]"),
+    "SOLVER.LR_DECAY_RATE": Between(0.0),
+    "SOLVER.WEIGHT_DECAY": Between(0.0),
+    "SOLVER.MOMENTUM": Between(0.0, 1.0),
+    "SOLVER.TYPE": OneOf(("SGD",)),
+    "SOLVER.DOT.DELTA": Anything(),
+    "SOLVER.SCHEDULE_EPOCHS": Between(0),
+    "SOLVER.SEED": Between(0),
+    "SOLVER.DEVICE": OneOf(("auto", "cpu", "cuda")),
+    "SOLVER.PRECISION": OneOf(("fp32", "bf16", "fp16")),
+    "SOLVER.CHANNELS_LAST": Anything(),
+    "LOG.TENSORBOARD_FREQ": Anything(),
+    "LOG.SAVE_CHECKPOINT_FREQ": Between(1),
+    "LOG.PREFIX": Anything(),
+    "LOG.WANDB": Anything(),
+}
+
+# Values that had another name at first: {key: {first name: today's}}. Keys that had one are
+# declared where their method is registered (`renamed`).
+RENAMED_VALUES = {"SOLVER.TRAINER": {"stages": "phases"}}
