@@ -18,8 +18,6 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS, Entry
 from sdkd_plugin.upstream.phases import TRAINER, phased_trainer
 
-# the names of our entry in trainer_dict: today's, and the one it had first
-TRAINERS = (TRAINER, *RENAMED_VALUES["SOLVER.TRAINER"])
 MARK = "_sdkd_plugin"  # attribute of the classes built here, to know them again
 
 
@@ -121,7 +119,7 @@ def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]
         cfg = _todays(cfg, entry)
         check_method(cfg, entry.name)
         entry.build.__init__(self, student, teacher, cfg, *num_data)
-        if len(self.phases(cfg)) > 1 and cfg.SOLVER.TRAINER not in TRAINERS:
+        if len(self.phases(cfg)) > 1 and cfg.SOLVER.TRAINER != TRAINER:
             raise UserError(
                 f"SOLVER.TRAINER is {cfg.SOLVER.TRAINER!r}, which has one phase, but {entry.name} "
                 f"with these settings has "
@@ -134,11 +132,13 @@ def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]
 
 
 def _todays(cfg: CN, entry: Entry) -> CN:
-    """A copy of mdistiller's config in which what was set under a key's first name stands under
-    today's.
+    """A copy of mdistiller's config with today's names: what was set under the first name of a key
+    stands under the one it has now, and so does the trainer.
     """
     cfg = cfg.clone()
     cfg.defrost()
+    trainers = RENAMED_VALUES["SOLVER.TRAINER"]
+    cfg.SOLVER.TRAINER = trainers.get(cfg.SOLVER.TRAINER, cfg.SOLVER.TRAINER)
     node = cfg[entry.name]
     for first, name in entry.info.get("renamed", {}).items():
         value = node.pop(first, None)
@@ -172,7 +172,8 @@ def _add_trainer() -> None:
     if TRAINER not in engine.trainer_dict:
         meter = _import("mdistiller.engine.utils").AverageMeter
         trainer = phased_trainer(engine.trainer_dict["base"], meter)
-        engine.trainer_dict.update(dict.fromkeys(TRAINERS, trainer))
+        names = (TRAINER, *RENAMED_VALUES["SOLVER.TRAINER"])
+        engine.trainer_dict.update(dict.fromkeys(names, trainer))
 
 
 def _add_missing(node: CN, defaults: dict[str, Any]) -> None:
