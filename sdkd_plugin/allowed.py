@@ -31,7 +31,7 @@ class Anything(Allowed):
     """Every value of the default's type, which is all that is asked of switches and free text."""
 
     def __str__(self) -> str:
-        return "any"
+        return "any of its type"
 
     def admits(self, value: Any) -> bool:
         return True

@@ -73,7 +73,7 @@ def test_names_are_shown_in_their_order_and_an_unknown_one_with_the_nearest():
 def test_anything_goes_where_nothing_is_asked():
     for value in ("", True, math.nan, [1], None):
         Anything().check("A.KEY", value)
-    assert str(Anything()) == "any"
+    assert str(Anything()) == "any of its type"
 
 
 def test_every_shared_key_is_declared_and_its_default_allowed():

@@ -23,8 +23,6 @@ THEIRS = (
     *("AT", "CRD", "DKD", "FITNET", "KD", "KDSVD", "NST", "OFD", "PKT", "REVIEWKD", "RKD"),
     *("SP", "VID"),
 )
-# the names of our entry in trainer_dict: today's, and the one it had first
-TRAINERS = (TRAINER, *RENAMED_VALUES["SOLVER.TRAINER"])
 MARK = "_sdkd_plugin"  # attribute of the classes built here, to know them again
 
 
@@ -127,7 +125,7 @@ def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]
         cfg = _todays(cfg, entry)
         check_method(cfg, entry.name)
         entry.build.__init__(self, student, teacher, cfg, *num_data)
-        if len(self.phases(cfg)) > 1 and cfg.SOLVER.TRAINER not in TRAINERS:
+        if len(self.phases(cfg)) > 1 and cfg.SOLVER.TRAINER != TRAINER:
             raise UserError(
                 f"SOLVER.TRAINER is {cfg.SOLVER.TRAINER!r}, which has one phase, but {entry.name} "
                 f"with these settings has several; allowed: {TRAINER}"
@@ -139,11 +137,13 @@ def bridge(entry: Entry, upstream_distiller: type[nn.Module]) -> type[nn.Module]
 
 
 def _todays(cfg: CN, entry: Entry) -> CN:
-    """A copy of mdistiller's config in which what was set under a key's first name stands under
-    today's.
+    """A copy of mdistiller's config with today's names: what was set under the first name of a key
+    stands under the one it has now, and so does the trainer.
     """
     cfg = cfg.clone()
     cfg.defrost()
+    trainers = RENAMED_VALUES["SOLVER.TRAINER"]
+    cfg.SOLVER.TRAINER = trainers.get(cfg.SOLVER.TRAINER, cfg.SOLVER.TRAINER)
     node = cfg[entry.name]
     for first, name in entry.info.get("renamed", {}).items():
         value = node.pop(first, None)
@@ -155,6 +155,7 @@ def _todays(cfg: CN, entry: Entry) -> CN:
                 f"which are two names of one key; keep the second"
             )
         node[name] = value
+    cfg.freeze()
     return cfg
 
 
@@ -177,7 +178,8 @@ def _add_trainer() -> None:
     if TRAINER not in engine.trainer_dict:
         meter = _import("mdistiller.engine.utils").AverageMeter
         trainer = phased_trainer(engine.trainer_dict["base"], meter)
-        engine.trainer_dict.update(dict.fromkeys(TRAINERS, trainer))
+        names = (TRAINER, *RENAMED_VALUES["SOLVER.TRAINER"])
+        engine.trainer_dict.update(dict.fromkeys(names, trainer))
 
 
 def _add_missing(node: CN, defaults: dict[str, Any]) -> None:

@@ -151,8 +151,8 @@ def test_a_method_with_phases_under_a_trainer_that_has_one_is_refused(checkout, 
     from mdistiller.models import cifar_model_dict
 
     assert "AB" in register() and "phases" in trainer_dict
-    names = ("resnet8", "resnet14")
-    student, teacher = (cifar_model_dict[name][0](num_classes=100) for name in names)
+    models = [cifar_model_dict[model][0] for model in ("resnet8", "resnet14")]
+    student, teacher = (build(num_classes=100) for build in models)
     for trainer in ("base", "phases"):
         CFG.SOLVER.TRAINER = trainer
         try:
