@@ -71,7 +71,8 @@ def find_family(model: nn.Module) -> Family:
         raise UserError(
             f"there are no stages in {kind}; supported families: "
             f"{', '.join(f.name for f in FAMILIES)}; choose DISTILLER.TEACHER and "
-            f"DISTILLER.STUDENT among them, or let {kind} declare its own as `family` (sdkd_plugin/models/families.py)"
+            f"DISTILLER.STUDENT among them, or let {kind} declare its own as "
+            f"`family` (sdkd_plugin/models/families.py)"
         )
 
     if not isinstance(declared, Family):
