@@ -30,8 +30,8 @@ DEFAULTS: dict[str, Any] = {
         "ROOT": "./data",  # a folder; for npz the file itself
         "DOWNLOAD": True,  # cifar100 only
         "AUGMENT": "crop_flip",  # crop_flip | crop | none
-        "MEAN": [0.5071, 0.4867, 0.4408],  # per channel, of pixel values in [0, 1]
-        "STD": [0.2675, 0.2565, 0.2761],
+        "MEAN": [],  # per channel, of pixel values in [0, 1]; empty: the data set's own
+        "STD": [],
         "IMAGE_SIZE": 0,  # pixels, by area averaging; 0: as stored
         "SUBSET": 1.0,  # fraction of the training images kept, class-balanced
         "VAL_FRACTION": 0.0,  # held out of training and evaluated INSTEAD of the test images
@@ -151,13 +151,14 @@ def check_config(cfg: CN) -> None:
                 f"{key} is {flat[key]}; allowed: from {low} to {'any' if high is None else high}"
             )
     for key in ("DATASET.MEAN", "DATASET.STD"):
-        if (
+        if flat[key] and (
             len(flat[key]) != 3
             or not all(isinstance(v, (int, float)) for v in flat[key])
             or (key.endswith("STD") and min(flat[key]) <= 0)
         ):
             raise UserError(
-                f"{key} is {flat[key]}; allowed: three numbers, one per channel (STD: above 0)"
+                f"{key} is {flat[key]}; allowed: three numbers, one per channel (STD: above 0), or "
+                f"[] for the data set's own"
             )
     if not all(type(phase) in (int, float) for phase in cfg.SOLVER.LR_DECAY_STAGES):
         raise UserError(

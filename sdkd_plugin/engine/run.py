@@ -25,7 +25,7 @@ from sdkd_plugin.engine.trainer import Trainer, make_accelerator
 from sdkd_plugin.files import sha256, write_json
 from sdkd_plugin.models import teacher_checkpoint
 from sdkd_plugin.runs.environment import describe_environment, uncommitted_diff
-from sdkd_plugin.runs.folder import RunFolder, data_hash, run_identity
+from sdkd_plugin.runs.folder import RunFolder, data_identity, run_identity
 
 
 def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFolder:
@@ -43,7 +43,7 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
         cfg = with_trained_teacher(cfg, resume)
     dataset = load_dataset(cfg)
     teacher_hash = sha256(teacher_path(cfg)) if loads_teacher(cfg) else None
-    folder = RunFolder(cfg, run_identity(cfg, data_hash(dataset), teacher_hash))
+    folder = RunFolder(cfg, run_identity(cfg, data_identity(dataset), teacher_hash))
     with folder.lock():
         folder.check(resume)
         if folder.result is not None:
@@ -114,7 +114,7 @@ def score_teacher(teacher: nn.Module, cfg: CN, dataset: Dataset, device: torch.d
     """Measures and prints what the teacher really knows; a wrong checkpoint shows here, not in the
     student's number.
     """
-    score = evaluate(lambda image: teacher(image)[0], EvalBatches(dataset.test, cfg, device))
+    score = evaluate(lambda image: teacher(image)[0], EvalBatches(dataset, cfg, device))
     print(f"teacher {cfg.DISTILLER.TEACHER}: on the {dataset.evaluates} images: {score}")
     return score
 
@@ -170,7 +170,7 @@ def score_checkpoint(cfg: CN, path: str) -> Score:
     model.to(device, memory_format=layout).eval()
     score = evaluate(
         lambda image: model(image)[0],
-        tqdm(EvalBatches(dataset.test, cfg, device), disable=None, leave=False),
+        tqdm(EvalBatches(dataset, cfg, device), disable=None, leave=False),
     )
     print(f"{name} on {len(dataset.test)} {dataset.evaluates} images: {score}")
     return score

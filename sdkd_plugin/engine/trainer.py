@@ -108,7 +108,7 @@ class Trainer:
             for phase in distiller.phases(cfg)
             for epoch in range(1, phase.epochs + 1)
         ]
-        self.eval_batches = EvalBatches(dataset.test, cfg, self.device)
+        self.eval_batches = EvalBatches(dataset, cfg, self.device)
         self.history: list[dict[str, Any]] = []
 
     @property

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, flatten
-from sdkd_plugin.data.dataset import Dataset
+from sdkd_plugin.data.dataset import Dataset, content_hash
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_json, sha256, write_json, write_text
 from sdkd_plugin.registry import METHODS
@@ -39,10 +39,13 @@ NOT_IDENTITY = (
 )
 
 
-def run_identity(cfg: CN, data: str, teacher: str | None) -> dict[str, Any]:
+def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str, Any]:
     """What decides a run's result, flat: every config key that matters, and data, teacher and files
     by the hash of their content.
 
+    Args:
+        data: from `data_identity`.
+        teacher: hash of its checkpoint, or None.
     Raises:
         UserError: a file that a method's config key names cannot be read.
     """
@@ -60,19 +63,20 @@ def run_identity(cfg: CN, data: str, teacher: str | None) -> dict[str, Any]:
     if method.build.teacher_from == "none":
         # a method without a teacher is the same run whatever the yaml names
         del flat["DISTILLER.TEACHER"]
-    return {**flat, "data": data, "teacher": teacher}
+    return {**flat, **data, "teacher": teacher}
 
 
 def data_hash(dataset: Dataset) -> str:
-    """First 16 hex digits of the SHA-256 of all images and targets as they are used, both
-    splits.
+    """What a run's identity calls its data: all images and targets as they are used, both splits,
+    by their hash.
     """
-    digest = hashlib.sha256()
-    for split in (dataset.train, dataset.test):
-        for array in (split.images, split.targets):
-            digest.update(str(tuple(array.shape)).encode())
-            digest.update(array.contiguous().numpy().data)
-    return digest.hexdigest()[:16]
+    return content_hash(dataset.train, dataset.test)
+
+
+def data_identity(dataset: Dataset) -> dict[str, Any]:
+    """What the data add to a run's identity: their content, and what normalises them, resolved."""
+    constants = {"DATASET.MEAN": list(dataset.mean), "DATASET.STD": list(dataset.std)}
+    return {**constants, "data": data_hash(dataset)}
 
 
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.engine.build import MissingTeacherError, loads_teacher, teacher_path
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.files import sha256
-from sdkd_plugin.runs.folder import RunFolder, data_hash, run_identity
+from sdkd_plugin.runs.folder import RunFolder, data_identity, run_identity
 
 KEYS = {
     "methods": list,
@@ -199,9 +199,8 @@ def _with_teacher(job: Job, tree: dict[str, Any], vanilla: Path, teachers: dict[
         return Job(job.label, job.cfg, (*job.overrides, "DISTILLER.TEACHER_CKPT", str(checkpoint)))
 
 
-_DATA_HASHES: dict[
-    str, str
-] = {}  # by the config's DATASET node: hashing CIFAR-100 for each of 500 runs would take minutes
+# by the config's DATASET node: hashing CIFAR-100 for each of 500 runs would take minutes
+_DATA_IDENTITIES: dict[str, dict[str, Any]] = {}
 
 
 def folder_of(job: Job) -> RunFolder:
@@ -213,12 +212,12 @@ def folder_of(job: Job) -> RunFolder:
     """
     cfg = job.config()
     key = cfg.DATASET.dump()
-    if key not in _DATA_HASHES:
-        _DATA_HASHES[key] = data_hash(load_dataset(cfg))
+    if key not in _DATA_IDENTITIES:
+        _DATA_IDENTITIES[key] = data_identity(load_dataset(cfg))
     return RunFolder(
         cfg,
         run_identity(
-            cfg, _DATA_HASHES[key], sha256(teacher_path(cfg)) if loads_teacher(cfg) else None
+            cfg, _DATA_IDENTITIES[key], sha256(teacher_path(cfg)) if loads_teacher(cfg) else None
         ),
     )
 

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from sdkd_plugin.config import load_config
+from sdkd_plugin.data.cifar100 import MEAN, STD
 from sdkd_plugin.engine.evaluate import Score
 from sdkd_plugin.engine.run import make_result
 from sdkd_plugin.files import write_json
 from sdkd_plugin.runs.folder import RunFolder, run_identity
 from sdkd_plugin.table.published import CIFAR100
 
+CONSTANTS = {"DATASET.MEAN": list(MEAN), "DATASET.STD": list(STD)}
 ENVIRONMENT = {
     "command": ["tools/train.py"],
     "commit": "abc1234",
@@ -66,7 +68,7 @@ def write_run(
     ]
     cfg = load_config(None, [*keys, "EXPERIMENT.NAME", name, "EXPERIMENT.TAG", method, *overrides])
     teacher = None if method == "NONE" else "0123456789abcdef"
-    folder = RunFolder(cfg, run_identity(cfg, data, teacher))
+    folder = RunFolder(cfg, run_identity(cfg, {**CONSTANTS, "data": data}, teacher))
     folder.path.mkdir(parents=True)
     environment = {**ENVIRONMENT, "device": device}
     folder.begin(cfg, environment, "")
