@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ def load_images(path: str | None) -> Dataset:
 class PilImages(torch.utils.data.Dataset):
     """What torchvision's CIFAR100 does for each image: a PIL image through the usual transforms."""
 
-    def __init__(self, split: Images, mean: list[float], std: list[float]):
+    def __init__(self, split: Images, mean: Sequence[float], std: Sequence[float]):
         self.images, self.targets = split.images.numpy(), split.targets.tolist()
         steps = [
             transforms.RandomCrop(32, padding=4),
@@ -83,9 +83,8 @@ class PilImages(torch.utils.data.Dataset):
 
 def plain_steps(dataset: Dataset) -> Iterator[None]:
     """DKD as one writes it first; yields after each step."""
-    cfg = load_config(None)
     student, teacher = build_model(STUDENT, 100).train(), build_model(TEACHER, 100).eval()
-    images = PilImages(dataset.train, cfg.DATASET.MEAN, cfg.DATASET.STD)
+    images = PilImages(dataset.train, dataset.mean, dataset.std)
     loader = torch.utils.data.DataLoader(images, batch_size=BATCH, shuffle=True, num_workers=2)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     for image, target in loader:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sdkd_plugin import __version__
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.plugins import import_plugins
 
 EPILOG = (
     "DATASET.TYPE: cifar100 | npz | imagefolder | digits. All keys: sdkd_plugin/config.py; a "
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
+        import_plugins(options.imports)
         options.command(options)
     except (UserError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -43,6 +45,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_runs(commands)
     _add_comparisons(commands)
     _add_bridge(commands)
+
+    for command in commands.choices.values():
+        command.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="a module or .py file that registers a method, model, data set or format; "
+            "may be given several times; see examples/outside/",
+        )
     return parser
 
 

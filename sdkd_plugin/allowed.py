@@ -137,6 +137,7 @@ class Numbers(Allowed):
         whole: whether 1.0 is refused where 1 is meant.
         ascending: whether each must be at least as large as the one before.
         different: whether a number may stand there only once.
+        optional: whether the list may be empty, whatever `length` says.
     """
 
     text: str
@@ -145,11 +146,14 @@ class Numbers(Allowed):
     whole: bool = False
     ascending: bool = False
     different: bool = False
+    optional: bool = False
 
     def __str__(self) -> str:
         return self.text
 
     def admits(self, value: Any) -> bool:
+        if self.optional and not value:
+            return True
         if not all(is_finite(number) for number in value):
             return False
         if self.each is not None and not all(self.each.admits(number) for number in value):

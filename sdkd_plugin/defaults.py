@@ -20,8 +20,8 @@ DEFAULTS: dict[str, Any] = {
         "ROOT": "./data",  # a folder; for npz the file itself
         "DOWNLOAD": True,  # cifar100 only
         "AUGMENT": "crop_flip",  # crop_flip | crop | none
-        "MEAN": [0.5071, 0.4867, 0.4408],  # per channel, of pixel values in [0, 1]
-        "STD": [0.2675, 0.2565, 0.2761],
+        "MEAN": [],  # per channel, of pixel values in [0, 1]; empty: the data set's own
+        "STD": [],
         "IMAGE_SIZE": 0,  # pixels, by area averaging; 0: as stored
         "SUBSET": 1.0,  # fraction of the training images kept, class-balanced
         "VAL_FRACTION": 0.0,  # held out of training and evaluated INSTEAD of the test images
@@ -71,8 +71,10 @@ ALLOWED: dict[str, Allowed] = {
     "DATASET.ROOT": Anything(),
     "DATASET.DOWNLOAD": Anything(),
     "DATASET.AUGMENT": OneOf(("crop_flip", "crop", "none")),
-    "DATASET.MEAN": Numbers("three numbers, one per channel", length=3),
-    "DATASET.STD": Numbers("three numbers above 0, one per channel", Above(0), length=3),
+    "DATASET.MEAN": Numbers("three numbers, one per channel, or []", length=3, optional=True),
+    "DATASET.STD": Numbers(
+        "three numbers above 0, one per channel, or []", Above(0), length=3, optional=True
+    ),
     "DATASET.IMAGE_SIZE": Between(0),
     "DATASET.SUBSET": Between(1e-9, 1.0),
     "DATASET.VAL_FRACTION": Between(0.0, 0.999),

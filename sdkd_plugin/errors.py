@@ -10,6 +10,12 @@ class UserError(ValueError):
     """
 
 
+class TakenError(UserError, KeyError):
+    """A name that something else is registered under; a KeyError, too, as of any dict."""
+
+    __str__ = UserError.__str__  # KeyError's would put the message in quotes
+
+
 def unknown(kind: str, name: object, known: Iterable[str], where: str) -> UserError:
     """Builds the error for a name that nobody registered, with the nearest known name first.
 

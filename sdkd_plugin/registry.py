@@ -1,4 +1,6 @@
-"""Names to implementations: methods, models and data sets register themselves here by decorator."""
+"""Names to implementations: methods, models, data sets and formats register themselves here by
+decorator, the package's own and those of plugins alike.
+"""
 
 import functools
 import importlib
@@ -9,7 +11,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from sdkd_plugin.errors import unknown
+from sdkd_plugin.errors import TakenError, unknown
+from sdkd_plugin.plugins import load_entry_points
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,13 @@ class Registry:
         it.
 
         Raises:
-            KeyError: the name is taken; both places are named.
+            TakenError: the name is taken; both places are named.
         """
 
         def add(build: Callable) -> Callable:
             entry = Entry(name, build, info)
             if name in self._entries:
-                raise KeyError(
+                raise TakenError(
                     f"{self.kind} {name!r} is registered twice: {self._entries[name].place} and "
                     f"{entry.place}"
                 )
@@ -71,12 +74,16 @@ class Registry:
         return iter([self._entries[name] for name in sorted(self._entries)])
 
     def load(self) -> None:
-        """Imports every module of the registry's package, so that each file registers itself."""
+        """Imports every module of the registry's package, so that each file registers itself, then
+        the plugins of installed distributions.
+        """
         package: ModuleType = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             importlib.import_module(module.name)
+        load_entry_points()
 
 
 METHODS = Registry("method", "DISTILLER.TYPE", "sdkd_plugin.distillers")
 MODELS = Registry("model", "DISTILLER.TEACHER or DISTILLER.STUDENT", "sdkd_plugin.models")
 DATASETS = Registry("data set", "DATASET.TYPE", "sdkd_plugin.data")
+FORMATS = Registry("format", "--format", "sdkd_plugin.table.formats")

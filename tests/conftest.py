@@ -5,13 +5,16 @@ wheel.
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from support import runs
 from support.installed import call
+
+from sdkd_plugin import plugins
+from sdkd_plugin.registry import DATASETS, FORMATS, METHODS, MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -42,6 +45,23 @@ def write_run() -> Callable[..., Path]:
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Writes a run under the test's own folder."""
     return partial(runs.write_run, tmp_path)
+
+
+@pytest.fixture
+def open_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that has let no plugin in yet; what the test lets in from its own folder is gone
+    after it.
+    """
+    registries = [METHODS, MODELS, DATASETS, FORMATS]
+    for registry in registries:
+        registry.load()
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(plugins, "_doors", plugins._Doors({}, []))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,8 @@ def test_a_second_entry_of_one_name_names_both_places(registry, tmp_path):
             pass
 
     message = str(caught.value)
+    # the command line prints it, and prints it as it is
+    assert isinstance(caught.value, UserError) and message.startswith("animal 'lion' is registered")
     assert "animal 'lion' is registered twice" in message
     assert f"{tmp_path / 'zoo_of_tests' / 'lion.py'}:2" in message and __file__ in message
     assert registry["lion"].build.__name__ == "Lion"

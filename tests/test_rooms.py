@@ -24,7 +24,17 @@ ROOMS = (  # top first
     "models",
 )
 GROUND = (  # knows no method
-    *("config", "defaults", "allowed", "weights", "files", "randomness", "registry", "errors"),
+    *(
+        "config",
+        "defaults",
+        "allowed",
+        "weights",
+        "files",
+        "randomness",
+        "plugins",
+        "registry",
+        "errors",
+    ),
 )
 
 

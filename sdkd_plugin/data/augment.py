@@ -2,6 +2,7 @@
 by sample.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,8 +91,8 @@ class Normalize:
 
     def __init__(
         self,
-        mean: list[float],
-        std: list[float],
+        mean: Sequence[float],
+        std: Sequence[float],
         width: int,
         channels_last: bool,
         device: torch.device,

@@ -10,7 +10,7 @@ from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.augment import EpochTable, Normalize, crop_flip, default_padding, epoch_table
-from sdkd_plugin.data.dataset import Dataset, Images
+from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.data.negatives import NegativeSampler
 from sdkd_plugin.errors import UserError
 
@@ -69,7 +69,7 @@ class TrainBatches:
         self.crops = cfg.DATASET.AUGMENT != "none"
         self.flips = cfg.DATASET.AUGMENT == "crop_flip" and dataset.flips
         self.padding = default_padding(self.images.shape[1])
-        self.normalize = _normalize(self.images, cfg, self.device)
+        self.normalize = _normalize(dataset, self.images, cfg, self.device)
         self.negatives = (
             NegativeSampler(dataset, num_negatives, self.device) if num_negatives else None
         )
@@ -122,15 +122,16 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """The images of a split in order, normalised, in batches of DATASET.TEST.BATCH_SIZE; yields
+    """The evaluated split in order, normalised, in batches of DATASET.TEST.BATCH_SIZE; yields
     (image, target).
     """
 
-    def __init__(self, images: Images, cfg: CN, device: torch.device | str):
+    def __init__(self, dataset: Dataset, cfg: CN, device: torch.device | str):
         self.device = torch.device(device)
-        self.images, self.targets = images.images.to(self.device), images.targets.to(self.device)
+        self.images = dataset.test.images.to(self.device)
+        self.targets = dataset.test.targets.to(self.device)
         self.batch_size = cfg.DATASET.TEST.BATCH_SIZE
-        self.normalize = _normalize(self.images, cfg, self.device)
+        self.normalize = _normalize(dataset, self.images, cfg, self.device)
 
     def __len__(self) -> int:
         return -(-len(self.targets) // self.batch_size)
@@ -142,7 +143,5 @@ class EvalBatches:
             yield self.normalize(images), target
 
 
-def _normalize(images: Tensor, cfg: CN, device: torch.device) -> Normalize:
-    return Normalize(
-        cfg.DATASET.MEAN, cfg.DATASET.STD, images.shape[2], cfg.SOLVER.CHANNELS_LAST, device
-    )
+def _normalize(dataset: Dataset, images: Tensor, cfg: CN, device: torch.device) -> Normalize:
+    return Normalize(dataset.mean, dataset.std, images.shape[2], cfg.SOLVER.CHANNELS_LAST, device)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.data.statistics import count_levels, mean_and_std
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.randomness import keyed_generator
 from sdkd_plugin.registry import DATASETS
@@ -53,6 +54,9 @@ class Dataset:
         test: the split that is evaluated.
         evaluates: what `test` holds: "test", or "val" for images held out of training.
         flips: whether a mirrored image still belongs to its class (False for digits).
+        mean, std: per channel, of pixel values in [0, 1], for normalising both splits; left empty:
+            those of the training images that the data set is built with, to four decimals. What is
+            taken from it later with `dataclasses.replace` keeps them.
     """
 
     name: str
@@ -61,6 +65,16 @@ class Dataset:
     test: Images
     evaluates: str = "test"
     flips: bool = True
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        if self.mean and self.std:
+            return
+        mean, std = mean_and_std(count_levels(self.train.images))
+        # frozen for everybody else
+        object.__setattr__(self, "mean", self.mean or mean)
+        object.__setattr__(self, "std", self.std or std)
 
     @property
     def num_classes(self) -> int:
@@ -68,23 +82,17 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of all images and targets of both splits, as they are
-        used.
-        """
-        digest = hashlib.sha256()
-        for split in (self.train, self.test):
-            for array in (split.images, split.targets):
-                digest.update(str(tuple(array.shape)).encode())
-                digest.update(array.contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        """What a run's identity calls its data: both splits, as they are used, by their hash."""
+        return content_hash(self.train, self.test)
 
 
 def load_dataset(cfg: CN) -> Dataset:
-    """Builds DATASET.TYPE and applies IMAGE_SIZE, SUBSET and VAL_FRACTION.
+    """Builds DATASET.TYPE and applies MEAN, STD, IMAGE_SIZE, SUBSET and VAL_FRACTION.
 
     SUBSET and VAL_FRACTION choose the same images whatever SOLVER.SEED is, since seeds that train
     on different images cannot be compared; a smaller fraction's images are among a larger one's.
-    VAL_FRACTION is taken from the kept subset and takes the place of the test images.
+    VAL_FRACTION is taken from the kept subset and takes the place of the test images. Mean and
+    std, where MEAN and STD do not give them, are the whole data set's, whatever is kept of it.
 
     Raises:
         UserError: the data cannot be read or are malformed, fewer than two classes, images that are
@@ -115,7 +123,18 @@ def load_dataset(cfg: CN) -> Dataset:
             f"images of data set {data.name!r} differ in size: {', '.join(sizes)}; set "
             f"DATASET.IMAGE_SIZE"
         )
-    return replace(data, train=train, test=test)
+    mean, std = tuple(node.MEAN) or data.mean, tuple(node.STD) or data.std
+    return replace(data, train=train, test=test, mean=mean, std=std)
+
+
+def content_hash(*splits: Images) -> str:
+    """First 16 hex digits of the SHA-256 of all images and targets of these splits."""
+    digest = hashlib.sha256()
+    for split in splits:
+        for array in (split.images, split.targets):
+            digest.update(str(tuple(array.shape)).encode())
+            digest.update(array.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def choose_per_class(targets: Tensor, counts: list[int], purpose: str) -> np.ndarray:

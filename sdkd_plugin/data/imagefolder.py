@@ -13,6 +13,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.dataset import Dataset, Images, shrink
+from sdkd_plugin.data.statistics import count_levels, mean_and_std
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import DATASETS
 
@@ -30,7 +31,7 @@ def imagefolder(cfg: CN) -> Dataset:
     Classes are the folders' names, sorted; images are ordered by class, then file name. Names that
     start with a dot and files that end in none of SUFFIXES are passed over. With DATASET.IMAGE_SIZE
     each image is shrunk to a square as it is read; without, all must have one size. Transparency is
-    dropped.
+    dropped. Mean and std are of the training files' pixels before they are shrunk.
 
     Raises:
         UserError: a folder is missing or has no images, train and test differ in classes, a file
@@ -45,11 +46,10 @@ def imagefolder(cfg: CN) -> Dataset:
             f"folders"
         )
     size, workers = cfg.DATASET.IMAGE_SIZE, cfg.DATASET.NUM_WORKERS
-    return Dataset(
-        "imagefolder",
-        classes,
-        *(_read_split(root / split, classes, size, workers) for split in ("train", "test")),
-    )
+    train, levels = _read_split(root / "train", classes, size, workers)
+    test, _ = _read_split(root / "test", classes, size, workers)
+    mean, std = mean_and_std(levels)
+    return Dataset("imagefolder", classes, train, test, mean=mean, std=std)
 
 
 def _classes(folder: Path) -> list[str]:
@@ -83,10 +83,12 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _read_split(folder: Path, classes: list[str], size: int, workers: int) -> Images:
+def _read_split(folder: Path, classes: list[str], size: int, workers: int) -> tuple[Images, Tensor]:
+    """The split, and how often its files have each value of a pixel: [3, 256]."""
     per_class = [_files(folder / name) for name in classes]
     files = [file for group in per_class for file in group]
-    images = _decode_all(files, partial(_decode, size=size), workers, f"decoding {folder.name}")
+    decoded = _decode_all(files, partial(_decode, size=size), workers, f"decoding {folder.name}")
+    images = [image for image, _ in decoded]
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
             raise UserError(
@@ -95,12 +97,15 @@ def _read_split(folder: Path, classes: list[str], size: int, workers: int) -> Im
                 "set DATASET.IMAGE_SIZE"
             )
     targets = torch.repeat_interleave(torch.tensor([len(group) for group in per_class]))
-    return Images(torch.stack(images), targets)
+    return Images(torch.stack(images), targets), sum(levels for _, levels in decoded)
 
 
 def _decode_all(
-    files: list[Path], decode: Callable[[Path], Tensor], workers: int, title: str
-) -> list[Tensor]:
+    files: list[Path],
+    decode: Callable[[Path], tuple[Tensor, Tensor]],
+    workers: int,
+    title: str,
+) -> list[tuple[Tensor, Tensor]]:
     # None: no bar where there is no terminal
     progress = partial(tqdm, total=len(files), desc=title, disable=None)
     if workers == 0:
@@ -111,8 +116,10 @@ def _decode_all(
         return list(progress(pool.map(decode, files)))
 
 
-def _decode(file: Path, size: int) -> Tensor:
-    """[H, W, 3] uint8; shrunk to size x size unless that is 0."""
+def _decode(file: Path, size: int) -> tuple[Tensor, Tensor]:
+    """[H, W, 3] uint8, shrunk to size x size unless that is 0, and its levels [3, 256] before
+    that.
+    """
     try:
         with Image.open(file) as stored:
             mode, pixels = stored.mode, np.array(stored.convert("RGB"))
@@ -132,7 +139,8 @@ def _decode(file: Path, size: int) -> Tensor:
             f"({', '.join(_MODES)}); convert it first"
         )
     image = torch.from_numpy(pixels)
-    return shrink(image[None], size, f"image {str(file)!r}")[0] if size else image
+    levels = count_levels(image[None])
+    return (shrink(image[None], size, f"image {str(file)!r}")[0] if size else image), levels
 
 
 def _size(image: Tensor) -> str:

@@ -1,5 +1,6 @@
-"""Any data set as one numpy file: x_train, y_train, x_test, y_test and, if wanted, classes."""
+"""Any data set as one numpy file: images, labels and, if wanted, classes' names, mean and std."""
 
+import math
 import zipfile
 import zlib
 
@@ -7,11 +8,13 @@ import numpy as np
 import torch
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.data.cifar100 import MEAN, STD, is_cifar100
 from sdkd_plugin.data.dataset import Dataset, Images
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import DATASETS
 
-_EXPECTED = "an npz file with x_train, y_train, x_test, y_test and optionally classes"
+CONSTANTS = ("mean", "std")
+_EXPECTED = "an npz file with x_train, y_train, x_test, y_test and optionally classes, mean and std"
 # what numpy and zipfile raise for damaged bytes; MemoryError: a damaged shape
 _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
@@ -22,13 +25,33 @@ def npz(cfg: CN) -> Dataset:
     never loaded.
 
     Arrays: x_train and x_test [N, H, W, 3] uint8; y_train and y_test [N] integers from 0; classes
-    [K] strings (without it, the classes are 0 to the largest training label).
+    [K] strings (without it, the classes are 0 to the largest training label); mean and std [3]
+    numbers, of pixel values in [0, 1] (without them, those of x_train; where the contents are
+    CIFAR-100's, the constants that everybody uses for it).
 
     Raises:
         UserError: no such file, not an npz file, or an array that is missing, damaged or malformed,
             which is named.
     """
     path = cfg.DATASET.ROOT
+    arrays = _read(path)
+    for key in ("y_train", "y_test"):
+        _check_labels(key, arrays[key], path)
+    names = _names(arrays, path)
+    splits = [
+        _split(split, arrays[f"x_{split}"], arrays[f"y_{split}"], path)
+        for split in ("train", "test")
+    ]
+    given = {key: _constants(key, arrays[key], path) for key in CONSTANTS if key in arrays}
+
+    if is_cifar100(*splits):
+        # the same images get the same constants, whatever file they come from
+        given = {"mean": MEAN, "std": STD, **given}
+    return Dataset("npz", names, *splits, **given)
+
+
+def _read(path: str) -> dict[str, np.ndarray]:
+    """Every array that is needed and those of the others that are there."""
     try:
         archive = np.load(path, allow_pickle=False)
     except _DAMAGE as error:
@@ -40,29 +63,9 @@ def npz(cfg: CN) -> Dataset:
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise UserError(f"DATASET.ROOT {path!r} holds a single array; it must be {_EXPECTED}")
     with archive:
-        x_train, y_train, x_test, y_test = (
-            _array(archive, key, path) for key in ("x_train", "y_train", "x_test", "y_test")
-        )
-        classes = _array(archive, "classes", path) if "classes" in archive.files else None
-    _check_labels("y_train", y_train, path)
-    _check_labels("y_test", y_test, path)
-    names = (
-        [str(label) for label in range(int(y_train.max()) + 1)]
-        if classes is None
-        else _names(classes, path)
-    )
-    source = "the largest label of 'y_train'" if classes is None else "array 'classes'"
-    for key, labels in (("y_train", y_train), ("y_test", y_test)):
-        if labels.max() >= len(names):
-            raise _malformed(
-                key,
-                path,
-                f"holds the label {labels.max()}",
-                f"0 to {len(names) - 1}, from {source}",
-            )
-    return Dataset(
-        "npz", names, _split("train", x_train, y_train, path), _split("test", x_test, y_test, path)
-    )
+        there = [key for key in ("classes", *CONSTANTS) if key in archive.files]
+        keys = ("x_train", "y_train", "x_test", "y_test", *there)
+        return {key: _array(archive, key, path) for key in keys}
 
 
 def _array(archive: "np.lib.npyio.NpzFile", key: str, path: str) -> np.ndarray:
@@ -96,15 +99,39 @@ def _check_labels(key: str, labels: np.ndarray, path: str) -> None:
         )
 
 
-def _names(classes: np.ndarray, path: str) -> list[str]:
-    if classes.ndim != 1 or classes.dtype.kind != "U":
+def _names(arrays: dict[str, np.ndarray], path: str) -> list[str]:
+    """The classes' names; raises UserError for a label that has none."""
+    classes, source = arrays.get("classes"), "array 'classes'"
+    if classes is None:
+        classes = np.arange(arrays["y_train"].max() + 1).astype(str)
+        source = "the largest label of 'y_train'"
+    elif classes.ndim != 1 or classes.dtype.kind != "U":
         raise _malformed(
             "classes",
             path,
             f"is {classes.dtype} {list(classes.shape)}",
             "strings, [number of classes]",
         )
+
+    for key in ("y_train", "y_test"):
+        if arrays[key].max() >= len(classes):
+            raise _malformed(
+                key,
+                path,
+                f"holds the label {arrays[key].max()}",
+                f"0 to {len(classes) - 1}, from {source}",
+            )
     return classes.tolist()
+
+
+def _constants(key: str, array: np.ndarray, path: str) -> tuple[float, ...]:
+    allowed = "three finite numbers, one per channel" + (", above 0" if key == "std" else "")
+    if array.shape != (3,) or array.dtype.kind not in "fiu":
+        raise _malformed(key, path, f"is {array.dtype} {list(array.shape)}", allowed)
+    values = tuple(float(value) for value in array)
+    if not all(math.isfinite(value) for value in values) or (key == "std" and min(values) <= 0):
+        raise _malformed(key, path, f"is {list(values)}", allowed)
+    return values
 
 
 def _split(split: str, images: np.ndarray, labels: np.ndarray, path: str) -> Images:

@@ -16,7 +16,6 @@ from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.base import CifarNet, conv_norm, init_convolutions
-from sdkd_plugin.models.wrn import WideResNet
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -135,22 +134,11 @@ def _affine(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def fold(student: CifarNet, transform: Transform) -> CifarNet:
     """A copy of the student that computes in eval mode what student and FT do together.
 
-    W (A p + c) + b = (W A) p + (W c + b): where the average follows at once, FT disappears into the
-    classifier. WRN's norm and ReLU stand between, so there it becomes one 1x1 convolution in front
-    of that norm.
+    Where it goes is the student's to say: into its classifier, or, where a norm and a ReLU stand
+    between (WRN), into one 1x1 convolution in front of these.
     """
-    a, c = transform.affine()
     folded = copy.deepcopy(student)
-    if isinstance(folded, WideResNet):
-        conv = nn.Conv2d(len(c), len(c), 1).to(folded.bn1.weight)
-        conv.weight.copy_(a[:, :, None, None])
-        conv.bias.copy_(c)
-        folded.bn1 = nn.Sequential(conv, folded.bn1).train(folded.bn1.training)
-        return folded
-    head = folded.classifier_module()
-    weight = head.weight.double()
-    head.bias.copy_(weight @ c + head.bias.double())
-    head.weight.copy_(weight @ a)
+    folded.fold_affine(*transform.affine())
     return folded
 
 

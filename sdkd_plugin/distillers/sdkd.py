@@ -8,7 +8,6 @@ logits; s_k, t_k, p_k the maps after stage k; f_k the fused map; sg stops the gr
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,8 @@ from sdkd_plugin.allowed import Above, Anything, AtLeast, Between, Numbers, OneO
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import warmup_factor
 from sdkd_plugin.distillers.kd import kd_loss
-from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.models.families import find_family, has_module, replace_module, stage_channels
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.weights import load_weights
 
@@ -67,90 +66,6 @@ PROXY_WEIGHTS = (
     "MUTUAL_WEIGHT",
     "PROXY_TEACHER_WEIGHT",
 )
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where the stages of one family of models are: in mdistiller's models as in ours, found by
-    attribute, not by class.
-    """
-
-    name: str
-    # modules from the image on, in the order they run; a member may lack some that are no stage
-    order: tuple[str, ...]
-    stages: tuple[str, ...]  # those of them whose output is a stage's map
-    maps: str  # which list in the model's second output holds these maps
-    pair: bool  # a stage returns (out, preact), else out
-    signed: bool  # the maps have both signs, else they are >= 0
-
-
-_STEM, _LAYERS = ("conv1", "bn1", "relu"), ("layer1", "layer2", "layer3", "layer4")
-# block0, pool0, block1, ...
-_VGG = tuple(f"{kind}{i}" for i in range(5) for kind in ("block", "pool"))
-_MOBILE = tuple(f"blocks.{i}" for i in range(7))
-# A model belongs to the first family whose stages it has, so those with more stages come first.
-FAMILIES = (
-    Family("ResNet18/50", _STEM + _LAYERS, _LAYERS, "feats", pair=True, signed=False),
-    Family(
-        "resnet and ShuffleNet", _STEM + _LAYERS[:3], _LAYERS[:3], "feats", pair=True, signed=False
-    ),
-    Family("vgg", _VGG[:-1], _VGG[2::2], "preact_feats", pair=False, signed=True),
-    Family("wrn", ("conv1",) + _VGG[2:7:2], _VGG[2:7:2], "feats", pair=False, signed=True),
-    Family(
-        "MobileNetV2",
-        ("conv1",) + _MOBILE,
-        _MOBILE[1:3] + _MOBILE[4::2],
-        "feats",
-        pair=False,
-        signed=True,
-    ),
-)
-
-
-def find_family(model: nn.Module) -> Family:
-    """Returns the family of a model. Raises UserError, naming the model's class, when no family
-    fits.
-    """
-    for family in FAMILIES:
-        if all(_has(model, path) for path in family.stages):
-            return family
-    raise UserError(
-        f"SDKD finds no stages in {type(model).__name__}; supported families: "
-        f"{', '.join(f.name for f in FAMILIES)};"
-        " choose DISTILLER.TEACHER and DISTILLER.STUDENT among them"
-    )
-
-
-def stage_channels(model: nn.Module, family: Family) -> list[int]:
-    """Channels of the stem's and each stage's map. Raises UserError when the model does not return
-    such maps.
-    """
-    output = probe(model)
-    maps = (
-        output[1].get(family.maps, [])
-        if isinstance(output, tuple) and isinstance(output[1], dict)
-        else []
-    )
-    if len(maps) != len(family.stages) + 1:
-        wanted = f"(logits, {{{family.maps!r}: [stem, {len(family.stages)} stages]}})"
-        raise UserError(
-            f"{type(model).__name__} has the stages of {family.name} but does not return {wanted}, "
-            f"which SDKD reads"
-        )
-    return [m.shape[1] for m in maps]
-
-
-def _has(model: nn.Module, path: str) -> bool:
-    try:
-        model.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
-def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, new)
 
 
 class FFB(nn.Module):
@@ -276,7 +191,7 @@ class ProxyTeacher(nn.Module):
 
     def _wrap(self, k: int, fusion: FFB | None) -> None:
         path = self.family.stages[k - 1]
-        _replace(
+        replace_module(
             self.model, path, ProxyStage(self.model.get_submodule(path), fusion, self.family.pair)
         )
 
@@ -288,8 +203,8 @@ class ProxyTeacher(nn.Module):
         for path in self.family.order[: self.family.order.index(self.family.stages[first - 1])]:
             if path in self.family.stages:
                 self._wrap(self.family.stages.index(path) + 1, None)
-            elif _has(self.model, path):
-                _replace(self.model, path, nn.Identity())
+            elif has_module(self.model, path):
+                replace_module(self.model, path, nn.Identity())
         return list(range(1, first))
 
     def _disown(

@@ -145,7 +145,7 @@ def score_teacher(teacher: nn.Module, cfg: CN, dataset: Dataset, device: torch.d
     """Measures and prints what the teacher really knows; a wrong checkpoint shows here, not in the
     student's number.
     """
-    scores = evaluate(lambda image: teacher(image)[0], EvalBatches(dataset.test, cfg, device))
+    scores = evaluate(lambda image: teacher(image)[0], EvalBatches(dataset, cfg, device))
     name = cfg.DISTILLER.TEACHER
     print(f"teacher {name}: on the {dataset.evaluates} images: {describe(scores)}")
     return scores
@@ -208,7 +208,7 @@ def score_checkpoint(cfg: CN, path: str) -> Scores:
     device = make_accelerator(cfg).device
     layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
     model.to(device, memory_format=layout).eval()
-    batches = EvalBatches(dataset.test, cfg, device)
+    batches = EvalBatches(dataset, cfg, device)
     scores = evaluate(lambda image: model(image)[0], tqdm(batches, disable=None, leave=False))
     print(f"{name} on {len(dataset.test)} {dataset.evaluates} images: {describe(scores)}")
     return scores

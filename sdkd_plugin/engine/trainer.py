@@ -55,7 +55,7 @@ class Trainer:
         self.schedule = [
             (phase, epoch) for phase in method.phases(cfg) for epoch in range(1, phase.epochs + 1)
         ]
-        self.eval_batches = EvalBatches(dataset.test, cfg, self.device)
+        self.eval_batches = EvalBatches(dataset, cfg, self.device)
 
     def run(self, recorder: Recorder) -> None:
         """Trains the epochs that the recorder's history does not hold yet."""

@@ -4,8 +4,11 @@ initialisation.
 
 from collections.abc import Callable, Iterable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sdkd_plugin.models.families import Family
 
 Maps = tuple[list[Tensor], list[Tensor], Tensor]  # feats, preact_feats, head_in
 
@@ -18,9 +21,15 @@ class CifarNet(nn.Module):
         preact_feats: the same before their ReLU; the stem's entry is the one of `feats`.
         head_in [N, D, H, W]: exactly the map whose global average is `pooled_feat`.
         pooled_feat [N, D].
+
+    What methods must know of a family stands with the model: `maps_through`, `fold_affine`,
+    `get_bn_before_relu`, and `family`, which says where its stages are. Those of this package are
+    found by the names of their children (families.py), as mdistiller's are, which declare nothing;
+    a model from outside with names of its own declares a Family as class attribute or property.
     """
 
     head = "fc"  # the child behind the global average; everything else computes features
+    family: Family | None = None
 
     def __init__(self, stage_channels: Iterable[int]):
         super().__init__()
@@ -38,6 +47,23 @@ class CifarNet(nn.Module):
         """
         feats, preact_feats, head_in = self.maps(image)
         return feats, preact_feats, insert(head_in)
+
+    @torch.no_grad()
+    def fold_affine(self, matrix: Tensor, shift: Tensor) -> None:
+        """Makes the model compute from now on what it did with p -> A p + c, at every position, as
+        the `insert` of `maps_through`.
+
+        Here the average follows at once, so that the classifier can take it in: W (A p + c) + b =
+        (W A) p + (W c + b). A family that overrides `maps_through` overrides this, too.
+
+        Args:
+            matrix: A [D, D], float64.
+            shift: c [D], float64.
+        """
+        head = self.classifier_module()
+        weight = head.weight.double()
+        head.bias.copy_(weight @ shift + head.bias.double())
+        head.weight.copy_(weight @ matrix)
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor | list[Tensor]]]:
         feats, preact_feats, head_in = self.maps(image)

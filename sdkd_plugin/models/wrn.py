@@ -10,6 +10,7 @@ the next stage hands out what it computed anyway.
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -91,6 +92,16 @@ class WideResNet(CifarNet):
         feat3, preact2 = run_tapped(self.block3, feat2)
         preact3 = self.bn1(insert(feat3))
         return [stem, feat1, feat2, feat3], [stem, preact1, preact2, preact3], F.relu(preact3)
+
+    @torch.no_grad()
+    def fold_affine(self, matrix: Tensor, shift: Tensor) -> None:
+        """The last norm and ReLU stand between, so it becomes a 1x1 convolution in front of that
+        norm.
+        """
+        conv = nn.Conv2d(len(shift), len(shift), 1).to(self.bn1.weight)
+        conv.weight.copy_(matrix[:, :, None, None])
+        conv.bias.copy_(shift)
+        self.bn1 = nn.Sequential(conv, self.bn1).train(self.bn1.training)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         return [self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1]

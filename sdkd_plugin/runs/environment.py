@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from sdkd_plugin.plugins import describe_plugins
+
 PACKAGES = ("sdkd-plugin", "torchvision", "numpy", "accelerate", "yacs")
 
 
@@ -35,7 +37,7 @@ def uncommitted_diff() -> str:
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Command, commit, versions and hardware, as plain values for a json file."""
+    """Command, commit, versions, plugins and hardware, as plain values for a json file."""
     commit = _git("rev-parse", "HEAD")
     # torch's own says its CUDA too
     versions = {"python": platform.python_version(), "torch": torch.__version__}
@@ -45,6 +47,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "commit": commit.strip() if commit else None,
         "uncommitted_changes": bool(uncommitted_diff()),
         "versions": {**versions, **{name: version(name) for name in PACKAGES}},
+        "plugins": describe_plugins(),
         "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu {_processor()}",
         "threads": torch.get_num_threads(),
     }

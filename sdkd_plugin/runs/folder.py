@@ -41,10 +41,13 @@ NOT_IDENTITY = (
 )
 
 
-def run_identity(cfg: CN, data: str, teacher: str | None) -> dict[str, Any]:
+def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str, Any]:
     """What decides a run's result, flat: every config key that matters, and data, teacher and files
     by the hash of their content.
 
+    Args:
+        data: from `data_identity`.
+        teacher: hash of its checkpoint, or None.
     Raises:
         UserError: a file that a method's config key names cannot be read.
     """
@@ -65,7 +68,13 @@ def run_identity(cfg: CN, data: str, teacher: str | None) -> dict[str, Any]:
     if method.build.teacher_from == "none":
         # a method without a teacher is the same run whatever the yaml names
         del flat["DISTILLER.TEACHER"]
-    return {**flat, "data": data, "teacher": teacher}
+    return {**flat, **data, "teacher": teacher}
+
+
+def data_identity(dataset: Dataset) -> dict[str, Any]:
+    """What the data add to a run's identity: their content, and what normalises them, resolved."""
+    constants = {"DATASET.MEAN": list(dataset.mean), "DATASET.STD": list(dataset.std)}
+    return {**constants, "data": dataset.fingerprint}
 
 
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
@@ -106,7 +115,7 @@ class RunFolder:
         """
         teacher = teacher_path(cfg) if loads_teacher(cfg) else None
         digest = None if teacher is None else sha256(teacher)
-        return cls(cfg, run_identity(cfg, dataset.fingerprint, digest), teacher)
+        return cls(cfg, run_identity(cfg, data_identity(dataset), digest), teacher)
 
     def _digest(self) -> str:
         # by the names that keys had first: to rename a key must not make another run of a run

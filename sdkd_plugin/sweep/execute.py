@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.plugins import import_plugins, requested_imports
 from sdkd_plugin.sweep.jobs import Job
 
 # each job as it ends, and its error in one line, or None
@@ -22,12 +23,16 @@ Outcomes = Iterator[tuple[Job, str | None]]
 
 
 def command(job: Job) -> list[str]:
-    """What runs one job in a process of its own; repeating it resumes."""
+    """What runs one job in a process of its own, with this one's `--import`; repeating it
+    resumes.
+    """
+    imports = [word for name in requested_imports() for word in ("--import", name)]
     return [
         sys.executable,
         "-m",
         "sdkd_plugin",
         "train",
+        *imports,
         "--cfg",
         str(job.cfg),
         "--resume",
@@ -117,7 +122,8 @@ def run_on_ray(jobs: list[Job], address: str | None, threads: int) -> Outcomes:
     # In the worker's own process: a run whose node dies must die with it, or it would keep the
     # folder locked.
     task = ray.remote(max_retries=-1, num_cpus=threads, num_gpus=gpus)(_run_here)
-    waiting = {task.remote(job, threads, os.getcwd()): job for job in jobs}
+    place = (threads, os.getcwd(), requested_imports())
+    waiting = {task.remote(job, *place): job for job in jobs}
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)
         job = waiting.pop(done)
@@ -127,12 +133,13 @@ def run_on_ray(jobs: list[Job], address: str | None, threads: int) -> Outcomes:
             yield job, " ".join(str(error).split())[:300]
 
 
-def _run_here(job: Job, threads: int, folder: str) -> str | None:
+def _run_here(job: Job, threads: int, folder: str, imports: tuple[str, ...]) -> str | None:
     from sdkd_plugin.engine.run import train
 
     os.chdir(folder)
     torch.set_num_threads(threads)
     try:
+        import_plugins(imports)
         train(job.config(), resume=True)
     except (UserError, OSError) as error:
         return " ".join(str(error).split())

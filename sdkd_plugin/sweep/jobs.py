@@ -1,7 +1,8 @@
 """From a sweep file to runs: methods x pairs x seeds x variants, teachers first, what is finished
 left alone.
 
-methods: [vanilla, kd, sdkd]              folders under configs/cifar100/
+methods: [vanilla, kd, mine/configs]      folders under configs/cifar100/; with a /: any folder,
+by its path
 pairs: [res56_res20]                      files there; vanilla trains the pair's student
 seeds: [0, 1, 2]
 overrides: {SOLVER.EPOCHS: 12}            any config keys, for every run
@@ -37,6 +38,7 @@ KEYS = {
     "teachers": dict,
 }
 NEEDED = ("methods", "pairs", "seeds")
+VANILLA = "vanilla"  # its files are named by the student
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,13 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
     tree = _read(path)
     tree["overrides"] = {**tree.get("overrides", {}), **dict(override_pairs(overrides))}
     configs = configs_folder() / "cifar100"
-    methods = sorted(folder.name for folder in configs.iterdir())
-    for method in [*tree["methods"], *tree.get("variants", {})]:
-        if method not in methods:
-            raise unknown("method", method, methods, str(path))
+    folders = _method_folders(tree, configs, path)
     pairs = sorted(
         {
             file.stem
-            for method in methods
-            if method != "vanilla"
-            for file in (configs / method).glob("*.yaml")
+            for method, folder in folders.items()
+            if method != VANILLA
+            for file in folder.glob("*.yaml")
         }
     )
     for pair in tree["pairs"]:
@@ -96,7 +95,7 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
     students, undefined = [], []
     for method in tree["methods"]:
         for pair in tree["pairs"]:
-            file = _config_file(configs, method, pair)
+            file = _config_file(folders, method, pair)
             if not file.exists():
                 undefined.append(f"{method}/{pair}")
                 continue
@@ -104,11 +103,13 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
                 for seed in tree["seeds"]:
                     words = _words({**tree["overrides"], **own, "SOLVER.SEED": seed})
                     job = Job(
-                        " ".join(filter(None, [f"{method}/{file.stem}", label, f"seed {seed}"])),
+                        " ".join(
+                            filter(None, [f"{Path(method)}/{file.stem}", label, f"seed {seed}"])
+                        ),
                         file,
                         words,
                     )
-                    students.append(_with_teacher(job, tree, configs, teachers))
+                    students.append(_with_teacher(job, tree, folders[VANILLA], teachers))
     # vanilla is the same run for every teacher
     unique = {(job.cfg, job.overrides): job for job in students}
     return Sweep(path.stem, list(teachers.values()), list(unique.values()), undefined)
@@ -140,20 +141,37 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _config_file(configs: Path, method: str, pair: str) -> Path:
-    if method != "vanilla":
-        return configs / method / f"{pair}.yaml"
-    any_method = next(
-        file for file in sorted(configs.glob(f"*/{pair}.yaml")) if file.parent.name != "vanilla"
-    )
-    return configs / "vanilla" / f"{load_config(any_method).DISTILLER.STUDENT}.yaml"
+def _method_folders(tree: dict[str, Any], configs: Path, path: Path) -> dict[str, Path]:
+    """Where the configs of each method lie that the sweep may name: every one of this package, and
+    those from outside that it does name.
+    """
+    folders = {folder.name: folder for folder in sorted(configs.iterdir())}
+    for method in [*tree["methods"], *tree.get("variants", {})]:
+        if isinstance(method, str) and "/" in method:
+            if not list(Path(method).glob("*.yaml")):
+                raise UserError(
+                    f"method {method!r} in {path} is no folder with yaml files; allowed: a folder "
+                    f"with one for each pair, or a method: {', '.join(sorted(folders))}"
+                )
+            folders[method] = Path(method)
+        elif str(method) not in folders:
+            raise unknown("method", method, folders, str(path))
+    return folders
+
+
+def _config_file(folders: dict[str, Path], method: str, pair: str) -> Path:
+    if method != VANILLA:
+        return folders[method] / f"{pair}.yaml"
+    files = [folder / f"{pair}.yaml" for name, folder in folders.items() if name != VANILLA]
+    any_method = next(file for file in files if file.exists())
+    return folders[VANILLA] / f"{load_config(any_method).DISTILLER.STUDENT}.yaml"
 
 
 def _words(tree: dict[str, Any]) -> tuple[str, ...]:
     return tuple(word for key, value in tree.items() for word in (key, str(value)))
 
 
-def _with_teacher(job: Job, tree: dict[str, Any], configs: Path, teachers: dict[str, Job]) -> Job:
+def _with_teacher(job: Job, tree: dict[str, Any], vanilla: Path, teachers: dict[str, Job]) -> Job:
     """The job with its teacher's checkpoint in its overrides; adds a teacher job if that has to be
     trained first.
     """
@@ -168,10 +186,14 @@ def _with_teacher(job: Job, tree: dict[str, Any], configs: Path, teachers: dict[
         teacher_path(cfg)
         return job
     except MissingTeacherError:
+        recipe = vanilla / f"{name}.yaml"
+        if not recipe.exists():
+            raise UserError(
+                f"teacher {name} of {job.label} has no checkpoint, and no {recipe} says how to "
+                f"train one; train it yourself and name its file under teachers"
+            ) from None
         words = _words({**tree["overrides"], "SOLVER.SEED": 0})
-        teacher = teachers.setdefault(
-            name, Job(f"teacher {name}", configs / "vanilla" / f"{name}.yaml", words)
-        )
+        teacher = teachers.setdefault(name, Job(f"teacher {name}", recipe, words))
         checkpoint = folder_of(teacher).path / "student_latest"
         return Job(job.label, job.cfg, (*job.overrides, "DISTILLER.TEACHER_CKPT", str(checkpoint)))
 

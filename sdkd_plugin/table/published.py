@@ -14,7 +14,7 @@ from sdkd_plugin.errors import unknown
 TEACHER, STUDENT, GAIN = "teacher", "student", "Gain"
 SHOWN_GAIN_OF = "SDKD"
 
-# engine.folder.data_hash of the whole CIFAR-100 at 32x32; what was measured on other images gets no
+# Dataset.fingerprint of the whole CIFAR-100 at 32x32; what was measured on other images gets no
 # published number beside it.
 CIFAR100 = "123fff178151842b"
 

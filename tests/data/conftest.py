@@ -34,4 +34,11 @@ def toy() -> Dataset:
     )
     targets = torch.arange(50) % 10 % 5
     targets[targets == 4] = torch.tensor([4, 0] * 5)
-    return Dataset("toy", list("abcde"), Images(train, targets), Images(test, torch.arange(20) % 5))
+    return Dataset(
+        "toy",
+        list("abcde"),
+        Images(train, targets),
+        Images(test, torch.arange(20) % 5),
+        mean=(0.5071, 0.4867, 0.4408),
+        std=(0.2675, 0.2565, 0.2761),
+    )

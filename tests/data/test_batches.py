@@ -1,6 +1,7 @@
 """Batches depend on (seed, epoch, sample) alone, and images, targets and indices stay together."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sdkd_plugin.errors import UserError
 
 CPU = torch.device("cpu")
 # the identity: pixel values come out as they are
-PLAIN = ("DATASET.MEAN", [0.0] * 3, "DATASET.STD", [1 / 255] * 3)
+PLAIN = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
 
 
 @pytest.fixture
@@ -24,9 +25,8 @@ def batches(toy: Dataset, make_config: Callable) -> Callable[..., TrainBatches]:
     """
 
     def make(*pairs: object, dataset: Dataset = toy, **arguments: int) -> TrainBatches:
-        return TrainBatches(
-            dataset, make_config("SOLVER.BATCH_SIZE", 8, *PLAIN, *pairs), "cpu", **arguments
-        )
+        cfg = make_config("SOLVER.BATCH_SIZE", 8, *pairs)
+        return TrainBatches(replace(dataset, **PLAIN), cfg, "cpu", **arguments)
 
     return make
 
@@ -160,7 +160,7 @@ def test_memory_format(
 ) -> None:
     train = next(batches("SOLVER.CHANNELS_LAST", channels_last).epoch(1)).image
     evaluated, _ = next(
-        iter(EvalBatches(toy.test, make_config("SOLVER.CHANNELS_LAST", channels_last), "cpu"))
+        iter(EvalBatches(toy, make_config("SOLVER.CHANNELS_LAST", channels_last), "cpu"))
     )
     for image in (train, evaluated):
         assert image.is_contiguous(memory_format=torch.channels_last) == channels_last
@@ -168,7 +168,7 @@ def test_memory_format(
 
 
 def test_eval_batches_are_the_split_in_order(toy: Dataset, make_config: Callable) -> None:
-    evaluated = EvalBatches(toy.test, make_config("DATASET.TEST.BATCH_SIZE", 8), "cpu")
+    evaluated = EvalBatches(toy, make_config("DATASET.TEST.BATCH_SIZE", 8), "cpu")
     images, targets = (list(column) for column in zip(*evaluated, strict=True))
     assert [len(image) for image in images] == [8, 8, 4] and len(evaluated) == 3
     expected = toy.test.images.permute(0, 3, 1, 2).float() / 255
@@ -210,7 +210,7 @@ def test_real_cifar100_is_standardised_by_the_default_mean_and_std(
         "apple",
     )
     sums = torch.zeros(2, 3, dtype=torch.float64)
-    for image, _ in EvalBatches(data.train, cfg, "cpu"):
+    for image, _ in EvalBatches(replace(data, test=data.train), cfg, "cpu"):
         sums += torch.stack([image.mean((0, 2, 3)), image.square().mean((0, 2, 3))]) / 50
     mean, variance = sums[0], sums[1] - sums[0] ** 2
     torch.testing.assert_close(mean, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-3)

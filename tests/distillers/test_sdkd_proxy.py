@@ -13,9 +13,10 @@ from support.sdkd_steps import CLASSES, batch, build, config, equal_bits, optimi
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sdkd_plugin.distillers.sdkd import SDKD, ProxyStage, find_family
+from sdkd_plugin.distillers.sdkd import SDKD, ProxyStage
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
+from sdkd_plugin.models.families import find_family
 
 FAST, SLOW = ("resnet8", "wrn_16_1", "vgg8", "MobileNetV2"), ("ResNet18", "ShuffleV1", "ShuffleV2")
 every_family = pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def folder_of(
     prefix, overrides: dict | None = None, data: str = "data", teacher: str | None = "teacher"
 ) -> RunFolder:
     cfg = tiny_config(prefix, {"DISTILLER.TYPE": "KD", **(overrides or {})})
-    return RunFolder(cfg, run_identity(cfg, data, teacher))
+    return RunFolder(cfg, run_identity(cfg, {"data": data}, teacher))
 
 
 DECIDING = [

@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from sdkd_plugin.plugins import GROUP
+
 
 def call(*command: str | Path, cwd: Path) -> str:
     """Runs a program that must succeed, without what would lend it this repository; returns what it
@@ -15,3 +17,11 @@ def call(*command: str | Path, cwd: Path) -> str:
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
+
+
+def write_distribution(folder: Path, name: str, entry_points: str) -> None:
+    """What pip leaves in `folder` of a distribution 1.5 with these entry points, without pip."""
+    info = folder / f"{name}-1.5.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{entry_points}\n")

@@ -9,10 +9,12 @@ from pathlib import Path
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, load_config
+from sdkd_plugin.data.cifar100 import MEAN, STD
 from sdkd_plugin.runs.folder import RunFolder, run_identity
 from sdkd_plugin.runs.record import ACCURACIES, Metric, Result
 from sdkd_plugin.table.published import CIFAR100
 
+CONSTANTS = {"DATASET.MEAN": list(MEAN), "DATASET.STD": list(STD)}
 METRICS = {
     **ACCURACIES,
     "loss": Metric("loss", "Cross entropy", "nats", "lower", decimals=4),
@@ -95,7 +97,7 @@ def write_run(
     ]
     cfg = load_config(None, [*keys, "EXPERIMENT.NAME", name, "EXPERIMENT.TAG", method, *overrides])
     teacher = None if method == "NONE" else "0123456789abcdef"
-    folder = RunFolder(cfg, run_identity(cfg, data, teacher))
+    folder = RunFolder(cfg, run_identity(cfg, {**CONSTANTS, "data": data}, teacher))
     folder.path.mkdir(parents=True)
     environment = {**ENVIRONMENT, "device": device}
     folder.begin(cfg, environment, "")

@@ -3,6 +3,7 @@
 import textwrap
 
 import pytest
+from support.installed import write_distribution
 
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.upstream.registration import obstacle
@@ -151,8 +152,8 @@ def test_a_method_with_phases_under_a_trainer_that_has_one_is_refused(checkout, 
     from mdistiller.models import cifar_model_dict
 
     assert "AB" in register() and "phases" in trainer_dict
-    models = [cifar_model_dict[model][0] for model in ("resnet8", "resnet14")]
-    student, teacher = (build(num_classes=100) for build in models)
+    names = ("resnet8", "resnet14")
+    student, teacher = (cifar_model_dict[name][0](num_classes=100) for name in names)
     for trainer in ("base", "phases"):
         CFG.SOLVER.TRAINER = trainer
         try:
@@ -222,3 +223,40 @@ def test_first_names_of_keys_and_of_the_trainer_still_work_there(checkout, call)
         "3.0",
         "AB.TEMPERATURE is 3 and AB.TAU is 5.0, which are two names of one key; keep the second",
     ]
+
+
+OUTSIDER = """
+from sdkd_plugin.distillers.kd import KD
+from sdkd_plugin.registry import METHODS
+
+@METHODS.register("{name}", config={{"WEIGHT": 1.0}})
+class Outsider(KD):
+    needs_model_extras = {extras}
+"""
+
+
+def test_methods_from_outside_are_registered_where_upstreams_trainer_can_carry_them(
+    checkout, call, tmp_path
+):
+    site = tmp_path / "site"
+    write_distribution(site, "outside", "good = good\nbad = bad")
+    (site / "good.py").write_text(OUTSIDER.format(name="GOOD", extras=False))
+    (site / "bad.py").write_text(OUTSIDER.format(name="BAD", extras=True))
+    body = """
+    from mdistiller.engine.cfg import CFG
+    names = register()
+    assert "GOOD" in names and "SDKD" in names and "BAD" not in names
+    assert CFG.GOOD.WEIGHT == 1.0 and "BAD" not in CFG
+    """
+    call(checkout, "-c", program(body), path=str(site))
+
+
+def test_a_script_that_run_starts_has_the_methods_of_its_imports(checkout, call, tmp_path):
+    (checkout / "outsider.py").write_text(OUTSIDER.format(name="GOOD", extras=False))
+    (checkout / "tools" / "show.py").write_text(
+        "from mdistiller.distillers import distiller_dict as d; print(d['GOOD'].__mro__[1])"
+    )
+    run = ["-m", "sdkd_plugin", "run"]
+    out = call(checkout, *run, "--import", "outsider.py", "tools/show.py").stdout
+    assert "outsider.Outsider" in out
+    assert "KeyError: 'GOOD'" in call(checkout, *run, "tools/show.py", ok=False).stderr

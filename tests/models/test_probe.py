@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sdkd_plugin.distillers.probe import pooled_dim, probe
 from sdkd_plugin.models import build_model
+from sdkd_plugin.models.probe import pooled_dim, probe
 
 
 @pytest.mark.parametrize(

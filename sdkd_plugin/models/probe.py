@@ -1,0 +1,44 @@
+"""Measures a model's shapes by running it, without leaving a trace in it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model is in eval mode; afterwards every module has the mode back that it
+    had.
+
+    Eval mode matters to a probe: in train mode its image would move the batch norms' running
+    statistics, a frozen teacher's too.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()
+def probe(model: nn.Module, size: int = 32) -> tuple[Tensor, dict]:
+    """Runs the model on one black image in eval mode.
+
+    Args:
+        model: returns (logits, feats).
+        size: image height and width in pixels; 32 fits every model of the zoo.
+    Returns:
+        what the model returns: logits [1, K] and its feats.
+    """
+    weight = next(model.parameters())
+    with eval_mode(model):
+        return model(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))
+
+
+def pooled_dim(model: nn.Module) -> int:
+    """Length D of the model's pooled feature vector [N, D]; the image size does not change it."""
+    return probe(model)[1]["pooled_feat"].shape[1]
