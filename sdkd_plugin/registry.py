@@ -80,3 +80,4 @@ class Registry:
 METHODS = Registry("method", "DISTILLER.TYPE", "sdkd_plugin.distillers")
 MODELS = Registry("model", "DISTILLER.TEACHER or DISTILLER.STUDENT", "sdkd_plugin.models")
 DATASETS = Registry("data set", "DATASET.TYPE", "sdkd_plugin.data")
+FORMATS = Registry("format", "--format", "sdkd_plugin.table.formats")

@@ -23,16 +23,8 @@ Outcomes = Iterator[tuple[Job, str | None]]
 
 def command(job: Job) -> list[str]:
     """What runs one job in a process of its own; repeating it resumes."""
-    return [
-        sys.executable,
-        "-m",
-        "sdkd_plugin",
-        "train",
-        "--cfg",
-        str(job.cfg),
-        "--resume",
-        *job.overrides,
-    ]
+    train = [sys.executable, "-m", "sdkd_plugin", "train"]
+    return [*train, "--cfg", str(job.cfg), "--resume", *job.overrides]
 
 
 def run_local(jobs: list[Job], workers: int, logs: Path) -> Outcomes:
@@ -84,6 +76,7 @@ def _run_process(
         running.add(process)
         code = process.wait()
         running.discard(process)
+
     if code == 0:
         return None
     lines = log.read_text().strip().splitlines()
@@ -107,16 +100,19 @@ def run_on_ray(jobs: list[Job], address: str | None, threads: int) -> Outcomes:
         raise UserError(
             "--executor ray needs Ray; install it with: pip install 'sdkd-plugin[cluster]'"
         ) from error
+
     try:
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     except ConnectionError as error:
         raise UserError(
             f"no Ray cluster at {address!r}: {error}; start one with: ray start --head"
         ) from error
+
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     # In the worker's own process: a run whose node dies must die with it, or it would keep the
     # folder locked.
     task = ray.remote(max_retries=-1, num_cpus=threads, num_gpus=gpus)(_run_here)
+
     waiting = {task.remote(job, threads, os.getcwd()): job for job in jobs}
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)
