@@ -112,12 +112,14 @@ def _add_table(commands: argparse._SubParsersAction) -> None:
     table.add_argument(
         "folders", nargs="*", metavar="RUNS", help="folders that hold runs, searched recursively"
     )
+
     table.add_argument(
         "--format",
         default="terminal",
         help="terminal (default), md, latex, csv, html, png or a plug-in's own",
     )
     table.add_argument("--output", metavar="FILE", help="write there instead of printing")
+
     table.add_argument(
         "--metric",
         metavar="NAME",
@@ -144,6 +146,7 @@ def _add_table(commands: argparse._SubParsersAction) -> None:
         metavar="KEY",
         help="a row for each value of a method's setting, such as SDKD.FUSION",
     )
+
     table.add_argument(
         "--upstream",
         nargs="+",

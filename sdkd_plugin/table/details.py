@@ -36,7 +36,7 @@ def details_grid(comparison: Comparison, published: Sequence[Published]) -> Grid
     head += ["difference", "hours", "peak MiB", "parameters"]
     lines = _lines(comparison, published)
     rows = [_row(line) for line in lines]
-    notes = mark_notes(rows) + _published_notes(lines) + _cost_notes(lines)
+    notes = comparison.metric.notes + mark_notes(rows) + _published_notes(lines) + _cost_notes(lines)
 
     used = [column for column in range(len(head)) if any(row[column] is not EMPTY for row in rows)]
     return Grid(

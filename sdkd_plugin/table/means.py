@@ -54,7 +54,7 @@ def column_cells(comparison: Comparison, index: int, statistic: str) -> list[Cel
         if cell is None:
             printed.append(EMPTY)
         elif not cell.finished:
-            state = "unfinished" if cell.unfinished else "not recorded"
+            state = "unfinished" if cell.unfinished else "unmeasured"
             printed.append(Cell(state, marks=_marks(cell)))
         else:
             summary = cell.summary(statistic)

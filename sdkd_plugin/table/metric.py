@@ -41,7 +41,7 @@ class ShownMetric:
     @property
     def absent(self) -> str:
         """What stands in place of a value that a record does not have."""
-        return f"no {self.label} recorded"
+        return f"no {self.label}"
 
     @property
     def notes(self) -> list[str]:
