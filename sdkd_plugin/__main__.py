@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_runs(commands)
-    _add_comparisons(commands)
+    _add_table(commands)
+    _add_sweeps(commands)
     _add_bridge(commands)
 
     for command in commands.choices.values():
@@ -117,20 +118,27 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     score.set_defaults(command=_eval)
 
 
-def _add_comparisons(commands: argparse._SubParsersAction) -> None:
+def _add_table(commands: argparse._SubParsersAction) -> None:
     table = commands.add_parser(
         "table", help="compare runs: mean, spread, gain, published numbers, cost, paired tests"
     )
     table.add_argument(
         "folders", nargs="*", metavar="RUNS", help="folders that hold runs, searched recursively"
     )
+
     table.add_argument(
         "--format",
         default="terminal",
-        choices=("terminal", "md", "latex", "csv", "html"),
-        help="default: terminal",
+        help="terminal (default), md, latex, csv, html, png or a plug-in's own",
     )
     table.add_argument("--output", metavar="FILE", help="write there instead of printing")
+
+    table.add_argument(
+        "--metric",
+        metavar="NAME",
+        default="top1",
+        help="a metric of the runs' records, such as top1 (default), top5, loss or ece",
+    )
     table.add_argument(
         "--versus", metavar="METHOD", help="test this method against every other, paired by seed"
     )
@@ -151,6 +159,7 @@ def _add_comparisons(commands: argparse._SubParsersAction) -> None:
         metavar="KEY",
         help="a row for each value of a method's setting, such as SDKD.FUSION",
     )
+
     table.add_argument(
         "--upstream",
         nargs="+",
@@ -161,6 +170,8 @@ def _add_comparisons(commands: argparse._SubParsersAction) -> None:
     )
     table.set_defaults(command=_table)
 
+
+def _add_sweeps(commands: argparse._SubParsersAction) -> None:
     sweep = commands.add_parser(
         "sweep", help="run methods x pairs x seeds as a sweep file says, skipping what is finished"
     )
@@ -267,31 +278,33 @@ def _eval(options: argparse.Namespace) -> None:
 
 def _table(options: argparse.Namespace) -> None:
     from sdkd_plugin.table.command import make_table
+    from sdkd_plugin.table.report import TableOptions
 
-    make_table(
-        options.folders,
-        options.format,
-        options.output,
-        options.versus,
-        options.best,
-        options.published,
-        options.split,
-        options.upstream,
+    shown = TableOptions(
+        folders=tuple(options.folders),
+        upstream=tuple(options.upstream),
+        metric=options.metric,
+        versus=options.versus,
+        best_epoch=options.best,
+        published=options.published,
+        split=tuple(options.split),
     )
+    make_table(shown, options.format, options.output)
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from sdkd_plugin.sweep.command import run_sweep
+    from sdkd_plugin.sweep.command import SweepOptions, run_sweep
 
-    run_sweep(
-        Path(options.file),
-        options.jobs,
-        options.executor,
-        options.address,
-        options.plan,
-        tuple(options.opts),
-        options.commands,
+    chosen = SweepOptions(
+        file=Path(options.file),
+        overrides=tuple(options.opts),
+        jobs=options.jobs,
+        executor=options.executor,
+        address=options.address,
+        plan_only=options.plan,
+        commands_only=options.commands,
     )
+    run_sweep(chosen)
 
 
 def _link(options: argparse.Namespace) -> None:

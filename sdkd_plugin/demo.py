@@ -1,8 +1,7 @@
 """`make demo`: the whole job in a few minutes on data that need no download."""
 
-import os
-import sys
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.engine.run import train
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.runs.read import read_runs
-from sdkd_plugin.table.cells import compare_runs
-from sdkd_plugin.table.command import comparison_text, write_output
-from sdkd_plugin.table.formats.png import write_png
-from sdkd_plugin.table.published import load_published
+from sdkd_plugin.registry import FORMATS
+from sdkd_plugin.table.command import on_screen, write_output
+from sdkd_plugin.table.report import TableOptions, make_report
 
 NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 TEACHER = "vanilla/resnet56.yaml"
@@ -39,8 +36,7 @@ TITLE = (
 
 CAVEAT = (
     "These are 8x8 handwritten digits, trained for a few epochs: they show that everything works, "
-    "and say nothing about "
-    "CIFAR-100 or about which method is better."
+    "and say nothing about CIFAR-100 or about which method is better."
 )
 
 
@@ -58,33 +54,44 @@ def run_demo(output: str) -> None:
             raise UserError(
                 f"the demo needs {package}; install it with: pip install 'sdkd-plugin[demo]'"
             )
-    began, configs = time.perf_counter(), configs_folder() / "cifar100"
+    began = time.perf_counter()
+    table = TableOptions(folders=tuple(_train_all(output)), title=TITLE)
+    print(f"\n{FORMATS['terminal'].build(make_report(on_screen(table)))}")
+    _write_tables(table, Path(output))
+    print(_closing_words(output, time.perf_counter() - began))
+
+
+def _train_all(output: str) -> list[Path]:
+    """Trains the teacher and the students; returns the students' run folders."""
+    configs = configs_folder() / "cifar100"
     total = 1 + len(STUDENTS) * len(SEEDS)
     print(f"run 1 of {total}: the teacher")
     teacher = train(_config(configs / TEACHER, output, TEACHER_EPOCHS), resume=True).path
+
+    own = ["DATASET.SUBSET", str(STUDENT_SUBSET)]
+    own += ["DISTILLER.TEACHER_CKPT", str(teacher / "student_latest")]
     folders = []
     for seed in SEEDS:
         for name in STUDENTS:
             print(f"\nrun {len(folders) + 2} of {total}: {name}, seed {seed}")
-            keys = ["SOLVER.SEED", str(seed), "DATASET.SUBSET", str(STUDENT_SUBSET)]
-            keys += ["DISTILLER.TEACHER_CKPT", str(teacher / "student_latest")]
+            keys = ["SOLVER.SEED", str(seed), *own]
             cfg = _config(configs / f"{name}.yaml", output, STUDENT_EPOCHS, keys)
             folders.append(train(cfg, resume=True).path)
-    comparison = compare_runs(*read_runs(folders))
-    screen = os.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(f"\n{comparison_text(comparison, load_published(), 'terminal', screen=screen)}")
-    write_output(
-        Path(output, "table.md"),
-        f"## {TITLE}\n\n{CAVEAT}\n\n{comparison_text(comparison, load_published(), 'md')}",
-    )
-    write_png(comparison, Path(output, "table.png"), TITLE)
-    print(_closing_words(output, time.perf_counter() - began))
+    return folders
 
 
-def _config(path: Path, output: str, epochs: int, keys: list[str] | None = None) -> CN:
+def _config(path: Path, output: str, epochs: int, keys: Sequence[str] = ()) -> CN:
     own = ["DATASET.TYPE", "digits", "EXPERIMENT.PROJECT", "runs", "LOG.PREFIX", output]
     own += ["SOLVER.EPOCHS", str(epochs), "SOLVER.SCHEDULE_EPOCHS", "240"]
-    return load_config(path, own + (keys or []))
+    return load_config(path, [*own, *keys])
+
+
+def _write_tables(table: TableOptions, folder: Path) -> None:
+    """Leaves the comparison in `folder` as a page and as a picture."""
+    report = make_report(table)
+    page = f"## {TITLE}\n\n{CAVEAT}\n\n{FORMATS['md'].build(report)}"
+    write_output(folder / "table.md", page)
+    write_output(folder / "table.png", FORMATS["png"].build(report))
 
 
 def _closing_words(output: str, seconds: float) -> str:

@@ -3,70 +3,81 @@
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from sdkd_plugin.engine.plan import Plan, make_plan
-from sdkd_plugin.errors import UserError
-from sdkd_plugin.sweep.execute import command, run_all, run_local, run_on_ray
+from sdkd_plugin.engine.plan import make_plan
+from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.sweep.execute import Outcomes, command, run_all, run_local, run_on_ray
 from sdkd_plugin.sweep.jobs import Job, Sweep, read_sweep, unfinished
 
+EXECUTORS = ("local", "ray")
 
-def run_sweep(
-    path: Path,
-    jobs: int = 1,
-    executor: str = "local",
-    address: str | None = None,
-    plan_only: bool = False,
-    overrides: tuple[str, ...] = (),
-    commands_only: bool = False,
-) -> None:
-    """Runs every unfinished run of a sweep file.
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What a sweep runs and how.
 
     Args:
-        path: the sweep file, see `sweep/jobs.py`.
+        file: the sweep file, see `sweep/jobs.py`.
+        overrides: KEY VALUE pairs for every run, after the file's own.
         jobs: runs at a time; on Ray as many as fit, each with the processors of one job.
-        executor: local | ray.
+        executor: one of EXECUTORS.
         address: of a Ray cluster; None starts one here.
         plan_only: show the plan and stop.
-        overrides: KEY VALUE pairs for every run, after the file's own.
         commands_only: print the unfinished runs' command lines, for another scheduler, and stop.
-    Raises:
-        UserError: a bad sweep file, or runs that failed (the others are finished first).
     """
-    if jobs < 1:
-        raise UserError(f"--jobs is {jobs}; allowed: 1 or more")
-    sweep = read_sweep(path, overrides)
+
+    file: Path
+    overrides: tuple[str, ...] = ()
+    jobs: int = 1
+    executor: str = "local"
+    address: str | None = None
+    plan_only: bool = False
+    commands_only: bool = False
+
+
+def run_sweep(options: SweepOptions) -> None:
+    """Runs every unfinished run of a sweep file.
+
+    Raises:
+        UserError: a bad option or sweep file, or runs that failed (the others are finished first).
+    """
+    if options.jobs < 1:
+        raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
+    if options.executor not in EXECUTORS:
+        raise unknown("executor", options.executor, EXECUTORS, "--executor")
+
+    sweep = read_sweep(options.file, options.overrides)
     phases = [list(unfinished(sweep.teachers)), list(unfinished(sweep.students))]
     todo = [job for phase in phases for job in phase]
-    if commands_only:
+    if options.commands_only:
         print_commands(phases)
         return
-    show_sweep_plan(sweep, todo, jobs)
-    if plan_only or not todo:
+    show_sweep_plan(sweep, todo, options.jobs)
+    if options.plan_only or not todo:
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    logs = Path(todo[0].config().LOG.PREFIX, "sweeps", sweep.name)
-    failures = run_all(
-        phases,
-        lambda some: (
-            run_local(some, jobs, logs)
-            if executor == "local"
-            else run_on_ray(some, address, threads)
-        ),
-    )
+
+    prefix = todo[0].config().LOG.PREFIX
+    logs = Path(prefix, "sweeps", sweep.name)
+    failures = run_all(phases, lambda jobs: _execute(jobs, options, logs))
     if failures:
         listed = "; ".join(f"{job.label}: {error}" for job, error in failures)
         raise UserError(
             f"{len(failures)} of {len(todo)} runs failed, the others are finished; start again to "
             f"retry them: {listed}"
         )
-    print(
-        f"all runs of {sweep.name} are finished; their table: python tools/table.py "
-        f"{todo[0].config().LOG.PREFIX}"
-    )
+    print(f"all runs of {sweep.name} are finished; their table: python tools/table.py {prefix}")
+
+
+def _execute(jobs: list[Job], options: SweepOptions, logs: Path) -> Outcomes:
+    if options.executor == "local":
+        return run_local(jobs, options.jobs, logs)
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    return run_on_ray(jobs, options.address, threads)
 
 
 def print_commands(phases: list[list[Job]]) -> None:
@@ -92,24 +103,29 @@ def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> None:
     print(f"sweep {sweep.name}: {total} runs, {total - len(todo)} of them finished")
     if sweep.undefined:
         print(f"not defined, left out: {', '.join(sweep.undefined)}")
+    if not todo:
+        return
+
     kinds: dict[str, list[Job]] = {}
     for job in todo:
         kinds.setdefault(job.label.rpartition(" seed ")[0] or job.label, []).append(job)
     table = Table("runs", "n", "hours each", "MiB each")
-    hours = disk = 0.0
+    hours = 0.0
+    disk = 0.0
     for kind, members in kinds.items():
         try:
-            plan: Plan = make_plan(members[0].config())
+            plan = make_plan(members[0].config())
         except UserError as error:  # the run itself will fail with it; the others need not
             table.add_row(kind, str(len(members)), "?", "?")
             print(f"no estimate for {kind}: {error}")
             continue
-        hours, disk = hours + len(members) * plan.hours, disk + len(members) * plan.disk
+        hours += len(members) * plan.hours
+        disk += len(members) * plan.disk
         table.add_row(kind, str(len(members)), f"{plan.hours:.2f}", f"{plan.disk / 2**20:.0f}")
-    if todo:
-        Console().print(table)
-        print(
-            f"estimated from a few timed steps: {hours:.1f} hours one at a time, "
-            f"about {hours / jobs:.1f} with {jobs} at a time if each keeps its speed; "
-            f"{disk / 2**20:.0f} MiB on disk"
-        )
+
+    Console().print(table)
+    print(
+        f"estimated from a few timed steps: {hours:.1f} hours one at a time, "
+        f"about {hours / jobs:.1f} with {jobs} at a time if each keeps its speed; "
+        f"{disk / 2**20:.0f} MiB on disk"
+    )

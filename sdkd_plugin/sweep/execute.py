@@ -27,17 +27,8 @@ def command(job: Job) -> list[str]:
     resumes.
     """
     imports = [word for name in requested_imports() for word in ("--import", name)]
-    return [
-        sys.executable,
-        "-m",
-        "sdkd_plugin",
-        "train",
-        *imports,
-        "--cfg",
-        str(job.cfg),
-        "--resume",
-        *job.overrides,
-    ]
+    train = [sys.executable, "-m", "sdkd_plugin", "train", *imports]
+    return [*train, "--cfg", str(job.cfg), "--resume", *job.overrides]
 
 
 def run_local(jobs: list[Job], workers: int, logs: Path) -> Outcomes:
@@ -89,6 +80,7 @@ def _run_process(
         running.add(process)
         code = process.wait()
         running.discard(process)
+
     if code == 0:
         return None
     lines = log.read_text().strip().splitlines()
@@ -112,16 +104,19 @@ def run_on_ray(jobs: list[Job], address: str | None, threads: int) -> Outcomes:
         raise UserError(
             "--executor ray needs Ray; install it with: pip install 'sdkd-plugin[cluster]'"
         ) from error
+
     try:
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     except ConnectionError as error:
         raise UserError(
             f"no Ray cluster at {address!r}: {error}; start one with: ray start --head"
         ) from error
+
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     # In the worker's own process: a run whose node dies must die with it, or it would keep the
     # folder locked.
     task = ray.remote(max_retries=-1, num_cpus=threads, num_gpus=gpus)(_run_here)
+
     place = (threads, os.getcwd(), requested_imports())
     waiting = {task.remote(job, *place): job for job in jobs}
     while waiting:

@@ -6,17 +6,16 @@ by its path
 pairs: [res56_res20]                      files there; vanilla trains the pair's student
 seeds: [0, 1, 2]
 overrides: {SOLVER.EPOCHS: 12}            any config keys, for every run
-variants:                                 optional, by method: label -> config keys; each label is a
-run of its own
-  sdkd:
+variants:                                 optional, by method: label -> config keys
+  sdkd:                                   each label is a run of its own
     full: {}
     no mutual: {SDKD.LOSS.MUTUAL_WEIGHT: 0.0}
-teachers: {resnet56: teacher.pth}         optional; else mdistiller's place, and trained first (seed
-0) if not there
+teachers: {resnet56: teacher.pth}         optional; else mdistiller's place, and where none is
+                                          there, trained first (seed 0)
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,28 +90,32 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
     for pair in tree["pairs"]:
         if pair not in pairs:
             raise unknown("pair", pair, pairs, str(path))
+
     teachers: dict[str, Job] = {}
-    students, undefined = [], []
+    students = []
+    undefined = []
     for method in tree["methods"]:
         for pair in tree["pairs"]:
             file = _config_file(folders, method, pair)
             if not file.exists():
                 undefined.append(f"{method}/{pair}")
                 continue
-            for label, own in tree.get("variants", {}).get(method, {"": {}}).items():
-                for seed in tree["seeds"]:
-                    words = _words({**tree["overrides"], **own, "SOLVER.SEED": seed})
-                    job = Job(
-                        " ".join(
-                            filter(None, [f"{Path(method)}/{file.stem}", label, f"seed {seed}"])
-                        ),
-                        file,
-                        words,
-                    )
-                    students.append(_with_teacher(job, tree, folders[VANILLA], teachers))
+            for job in _jobs_of(method, file, tree):
+                students.append(_with_teacher(job, tree, folders[VANILLA], teachers))
+
     # vanilla is the same run for every teacher
     unique = {(job.cfg, job.overrides): job for job in students}
     return Sweep(path.stem, list(teachers.values()), list(unique.values()), undefined)
+
+
+def _jobs_of(method: str, file: Path, tree: dict[str, Any]) -> Iterator[Job]:
+    """A config file's jobs: its variants times the seeds."""
+    variants = tree.get("variants", {}).get(method, {"": {}})
+    for variant, own in variants.items():
+        for seed in tree["seeds"]:
+            names = [f"{method}/{file.stem}", variant, f"seed {seed}"]
+            words = _words({**tree["overrides"], **own, "SOLVER.SEED": seed})
+            yield Job(" ".join(filter(None, names)), file, words)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -123,9 +126,9 @@ def _read(path: Path) -> dict[str, Any]:
             f"sweep file {path} cannot be read: {error.strerror}; configs/sweeps/ has examples"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"sweep file {path} is no valid yaml: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"sweep file {path} is no valid yaml: {reason}") from error
+
     if not isinstance(tree, dict):
         raise UserError(
             f"sweep file {path} holds {type(tree).__name__}, not a tree of keys: {', '.join(KEYS)}"
@@ -180,22 +183,22 @@ def _with_teacher(job: Job, tree: dict[str, Any], vanilla: Path, teachers: dict[
         return job
     name = cfg.DISTILLER.TEACHER
     given = tree.get("teachers", {}).get(name, "")
-    if given:
-        return Job(job.label, job.cfg, (*job.overrides, "DISTILLER.TEACHER_CKPT", given))
-    try:
-        teacher_path(cfg)
-        return job
-    except MissingTeacherError:
-        recipe = vanilla / f"{name}.yaml"
-        if not recipe.exists():
-            raise UserError(
-                f"teacher {name} of {job.label} has no checkpoint, and no {recipe} says how to "
-                f"train one; train it yourself and name its file under teachers"
-            ) from None
-        words = _words({**tree["overrides"], "SOLVER.SEED": 0})
-        teacher = teachers.setdefault(name, Job(f"teacher {name}", recipe, words))
-        checkpoint = folder_of(teacher).path / "student_latest"
-        return Job(job.label, job.cfg, (*job.overrides, "DISTILLER.TEACHER_CKPT", str(checkpoint)))
+    if not given:
+        try:
+            teacher_path(cfg)
+            return job
+        except MissingTeacherError:
+            recipe = vanilla / f"{name}.yaml"
+            if not recipe.exists():
+                raise UserError(
+                    f"teacher {name} of {job.label} has no checkpoint, and no {recipe} says how to "
+                    "train one; train it yourself and name its file under teachers"
+                ) from None
+            words = _words({**tree["overrides"], "SOLVER.SEED": 0})
+            teacher = teachers.setdefault(name, Job(f"teacher {name}", recipe, words))
+            given = str(folder_of(teacher).path / "student_latest")
+
+    return replace(job, overrides=(*job.overrides, "DISTILLER.TEACHER_CKPT", given))
 
 
 # By the config's DATASET node: to load and hash CIFAR-100 for each of 500 runs would take minutes.

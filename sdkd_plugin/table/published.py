@@ -3,15 +3,18 @@ are typed by hand.
 """
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from sdkd_plugin.errors import unknown
+from sdkd_plugin.table.grids import EMPTY, Cell, Grid
 
-TEACHER, STUDENT, GAIN = "teacher", "student", "Gain"
+TEACHER = "teacher"
+STUDENT = "student"
+GAIN = "Gain"
 SHOWN_GAIN_OF = "SDKD"
 
 # Dataset.fingerprint of the whole CIFAR-100 at 32x32; what was measured on other images gets no
@@ -118,3 +121,47 @@ def departures(protocol: dict[str, Any], student: str) -> list[str]:
         for key, value in expected.items()
         if protocol.get(key) != value
     ]
+
+
+def published_grid(rows: Sequence[Published]) -> Grid:
+    """A published table as printed; where SDKD and the student stand in it, with their computed
+    difference as last row.
+    """
+    methods = list(dict.fromkeys(row.method for row in rows))
+    pairs = list(dict.fromkeys((row.teacher, row.student) for row in rows))
+    found = {(row.method, row.teacher, row.student): row for row in rows}
+
+    grid = [[Cell(method)] for method in methods]
+    for pair in pairs:
+        printed = [found.get((method, *pair)) for method in methods]
+        contest = [float(row.value) for row in printed if row and row.method != TEACHER]
+        for line, row in zip(grid, printed, strict=True):
+            line.append(EMPTY if row is None else _printed(row, max(contest)))
+
+    if SHOWN_GAIN_OF in methods and STUDENT in methods:
+        line = [Cell(GAIN)]
+        for pair in pairs:
+            ours, theirs = (float(found[name, *pair].value) for name in (SHOWN_GAIN_OF, STUDENT))
+            line.append(Cell(f"{ours - theirs:.2f}", ours - theirs))
+        grid.append(line)
+
+    head = ["method", *(f"{teacher}/{student}" for teacher, student in pairs)]
+    title = "Published top-1 accuracy (%) on CIFAR-100"
+    return Grid("published", title, head, grid, _source_notes(rows, methods))
+
+
+def _printed(row: Published, best: float) -> Cell:
+    value = float(row.value)
+    return Cell(row.value, value, best=row.method != TEACHER and value == best)
+
+
+def _source_notes(rows: Sequence[Published], methods: list[str]) -> list[str]:
+    sources: dict[str, list[str]] = {}
+    for row in rows:
+        sources.setdefault(f"{row.source}; epoch: {row.statistic}", []).append(row.method)
+
+    notes = []
+    for source, of in sources.items():
+        names = list(dict.fromkeys(of))
+        notes.append(f"{'all' if names == methods else ', '.join(names)}: {source}")
+    return notes

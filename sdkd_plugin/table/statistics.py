@@ -7,9 +7,9 @@ from statistics import fmean, stdev
 import numpy as np
 
 CONFIDENCE = 0.95
-# percent: accuracies are counts over images, so equal sums are common and must not differ by a last
-# bit
-ROUNDING = 1e-9
+# Of the largest value: accuracies are counts over images, so equal sums are common and must not
+# differ by a last bit. A share, so that a metric's unit does not matter.
+ROUNDING = 1e-11
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,19 @@ def compare_paired(ours: dict[int, float], theirs: dict[int, float]) -> Paired |
     share of all 2^n sign patterns whose mean is at least as far from zero.
 
     Args:
-        ours, theirs: seed to accuracy; the difference is ours - theirs.
+        ours, theirs: seed to a metric's value; the difference is ours - theirs.
     Source: Fisher, The Design of Experiments, 1935, section 21 (the sign-flip test).
     """
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return None
     differences = np.array([ours[seed] - theirs[seed] for seed in seeds])
-    n, mean = len(seeds), float(differences.mean())
+    rounding = ROUNDING * max(abs(scores[seed]) for scores in (ours, theirs) for seed in seeds)
+
+    n = len(seeds)
     low, high = _t_interval(differences) if n > 1 else (None, None)
-    return Paired(n, mean, low, high, _sign_flip_p(differences), 2 / 2**n)
+    p = _sign_flip_p(differences, rounding)
+    return Paired(n, float(differences.mean()), low, high, p, smallest_p=2 / 2**n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -73,7 +76,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of
     Statistics, 1979.
     """
-    adjusted, highest = [0.0] * len(p_values), 0.0
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
     for rank, position in enumerate(np.argsort(p_values, kind="stable")):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[position]))
         adjusted[position] = highest
@@ -83,19 +87,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _t_interval(differences: np.ndarray) -> tuple[float, float]:
     from scipy import stats  # takes a second to import and is needed only for --versus
 
-    n, mean = len(differences), differences.mean()
+    n = len(differences)
+    mean = differences.mean()
     half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n)
     return float(mean - half), float(mean + half)
 
 
-def _sign_flip_p(differences: np.ndarray) -> float:
+def _sign_flip_p(differences: np.ndarray, rounding: float) -> float:
     """Counts the sign patterns of all n differences through those of each half, so 2^(n/2) numbers
     are held, not 2^n.
     """
-    observed, middle = abs(differences.sum()), len(differences) // 2
-    left, right = _signed_sums(differences[:middle]), np.sort(_signed_sums(differences[middle:]))
+    observed = abs(differences.sum())
+    middle = len(differences) // 2
+    left = _signed_sums(differences[:middle])
+    right = np.sort(_signed_sums(differences[middle:]))
     # for each left: how many rights reach observed
-    as_far = len(right) - np.searchsorted(right, observed - left - ROUNDING)
+    as_far = len(right) - np.searchsorted(right, observed - left - rounding)
     return min(1.0, 2 * float(as_far.sum()) / 2 ** len(differences))
 
 

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 
 from sdkd_plugin.errors import unknown
 from sdkd_plugin.table.cells import Comparison, TableCell
-from sdkd_plugin.table.statistics import Paired, compare_paired, holm
+from sdkd_plugin.table.grids import Cell, Grid
+from sdkd_plugin.table.metric import ShownMetric
+from sdkd_plugin.table.statistics import CONFIDENCE, Paired, compare_paired, holm
+
+WHY_UNPAIRED = {
+    True: "have no finished seed in common",
+    False: "cannot be paired: their trainer sets no seed",
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Versus:
     """
 
     ours: str
+    metric: ShownMetric
     tests: list[PairedTest]
     unpaired: list[TableCell]
 
@@ -36,24 +44,66 @@ def run_versus(comparison: Comparison, name: str) -> Versus:
     ours = next((row for row in comparison.rows if row.lower() == name.lower()), None)
     if ours is None:
         raise unknown("method", name, comparison.rows, "--versus")
+
     compared: list[tuple[TableCell, Paired]] = []
     unpaired = []
     for index in range(len(comparison.columns)):
-        for row in comparison.rows:
-            mine, other = comparison.cells.get((ours, index)), comparison.cells.get((row, index))
-            if row == ours or mine is None or other is None:
+        mine = comparison.cells.get((ours, index))
+        for other in comparison.in_column(index):
+            if mine is None or other is None or other is mine:
                 continue
-            paired = (
-                compare_paired(mine.scores("last"), other.scores("last"))
-                if mine.column.seeded
-                else None
-            )
+            paired = None
+            if mine.column.seeded:
+                paired = compare_paired(mine.scores("last"), other.scores("last"))
             if paired is None:
                 unpaired.append(other)
             else:
                 compared.append((other, paired))
+
     corrected = holm([paired.p for _, paired in compared])
     tests = [
         PairedTest(cell, paired, p) for (cell, paired), p in zip(compared, corrected, strict=True)
     ]
-    return Versus(ours, tests, unpaired)
+    return Versus(ours, comparison.metric, tests, unpaired)
+
+
+def versus_grid(versus: Versus) -> Grid:
+    """One method against every other, paired by seed."""
+    rows = []
+    for test in versus.tests:
+        names = [Cell(test.cell.column.label), Cell(test.cell.row)]
+        rows.append(names + _paired_cells(test, versus.metric))
+
+    notes = [
+        f"{cell.column.label}: {versus.ours} and {cell.row} {WHY_UNPAIRED[cell.column.seeded]}"
+        for cell in versus.unpaired
+    ]
+    notes.append(
+        "interval: Student's t over paired differences; p: exact two-sided sign flips; "
+        f"Holm: over all tests here, {len(rows)} in number"
+    )
+    paired = [test.paired for test in versus.tests]
+    powerless = sorted({each.n for each in paired if each.smallest_p > 1 - CONFIDENCE})
+    if powerless:
+        notes.append(
+            f"n = {', '.join(map(str, powerless))}: p cannot get below 0.05 whatever the numbers "
+            f"are; from 6 seeds it can"
+        )
+
+    head = ["pair", "against", "n", "mean difference", "95 % interval", "p", "smallest p of n"]
+    head.append("p (Holm)")
+    title = f"{versus.ours} minus the other method, last epoch, paired by seed"
+    return Grid("versus", title, head, rows, versus.metric.notes + notes)
+
+
+def _paired_cells(test: PairedTest, metric: ShownMetric) -> list[Cell]:
+    paired = test.paired
+    interval = "n = 1"
+    if paired.low is not None:
+        interval = f"{metric.signed(paired.low)} to {metric.signed(paired.high)}"
+    return [
+        Cell(str(paired.n), paired.n),
+        Cell(metric.signed(paired.mean), paired.mean),
+        Cell(interval, paired.low),
+        *(Cell(f"{p:.4f}", p) for p in (paired.p, paired.smallest_p, test.holm_p)),
+    ]

@@ -2,7 +2,7 @@
 layout shows here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import active_config, load_config
 from sdkd_plugin.data.cifar100 import MEAN, STD
 from sdkd_plugin.runs.folder import RunFolder, run_identity
+from sdkd_plugin.runs.read import Run
 from sdkd_plugin.runs.record import ACCURACIES, Metric, Result
 from sdkd_plugin.table.published import CIFAR100
 
@@ -69,50 +70,80 @@ def write_run(
     student: str = "resnet20",
     seconds: float = 1800.0,
     device: str = "cpu Test",
+    metrics: Mapping[str, Metric] = METRICS,
+    scores: Mapping[str, Sequence[float]] | None = None,
 ) -> Path:
-    """Writes one run taught by resnet56 with the given top-1 per epoch; returns its folder."""
-    keys = [
-        "DISTILLER.TYPE",
-        method,
-        "DISTILLER.TEACHER",
-        "resnet56",
-        "DISTILLER.STUDENT",
-        student,
-        "SOLVER.SEED",
-        str(seed),
-    ]
-    keys += [
-        "SOLVER.EPOCHS",
-        str(sum(value is not None for value in top1)),
-        "SOLVER.SCHEDULE_EPOCHS",
-        "240",
-    ]
-    keys += [
-        "SOLVER.WEIGHT_DECAY",
-        "0.0005",
-        "LOG.PREFIX",
-        str(prefix),
-        "EXPERIMENT.PROJECT",
-        "fake",
-    ]
-    cfg = load_config(None, [*keys, "EXPERIMENT.NAME", name, "EXPERIMENT.TAG", method, *overrides])
+    """Writes one run taught by resnet56 with the given top-1 per epoch; returns its folder.
+
+    Args:
+        metrics: what its record has; of a name that is not in METRICS `scores` has the values.
+        scores: by metric, the value of each scored epoch.
+    """
+    epochs = sum(value is not None for value in top1)
+    keys = ["DISTILLER.TYPE", method, "SOLVER.SEED", str(seed)]
+    keys += ["DISTILLER.TEACHER", "resnet56", "DISTILLER.STUDENT", student]
+    keys += ["SOLVER.EPOCHS", str(epochs), "SOLVER.SCHEDULE_EPOCHS", "240"]
+    keys += ["SOLVER.WEIGHT_DECAY", "0.0005", "LOG.PREFIX", str(prefix)]
+    keys += ["EXPERIMENT.PROJECT", "fake", "EXPERIMENT.NAME", name, "EXPERIMENT.TAG", method]
+    cfg = load_config(None, [*keys, *overrides])
     teacher = None if method == "NONE" else "0123456789abcdef"
     folder = RunFolder(cfg, run_identity(cfg, {**CONSTANTS, "data": data}, teacher))
     folder.path.mkdir(parents=True)
     environment = {**ENVIRONMENT, "device": device}
     folder.begin(cfg, environment, "")
+
     history = _history(top1, seconds)
+    scored = [row for row in history if "test_top1" in row]
+    for metric, values in (scores or {}).items():
+        for row, value in zip(scored, values, strict=True):
+            row[f"test_{metric}"] = value
     folder.write_metrics(history)
     if finished:
-        make_result(cfg, history, folder.identity, environment).write(folder.path)
+        make_result(cfg, history, folder.identity, environment, metrics).write(folder.path)
     return folder.path
 
 
-def make_result(cfg: CN, history: list[dict], identity: dict, environment: dict) -> Result:
+def bare_run(
+    method="KD",
+    seed=0,
+    top1=70.0,
+    teacher="resnet56",
+    student="resnet20",
+    finished=True,
+    path=None,
+    **changes,
+) -> Run:
+    """A run with the fewest keys; `changes` with __ for the dot are added to its identity."""
+    identity = {
+        "DISTILLER.TYPE": method,
+        "DISTILLER.STUDENT": student,
+        "SOLVER.SEED": seed,
+        "SOLVER.EPOCHS": 240,
+        "DATASET.VAL_FRACTION": 0.0,
+        "data": "d",
+        "teacher": None if method == "NONE" else f"{teacher}-hash",
+    }
+    if method != "NONE":
+        identity |= {"DISTILLER.TEACHER": teacher, f"{method}.TAU": 4.0}
+    identity |= {key.replace("__", "."): value for key, value in changes.items()}
+    result = replace(RESULT, last={"top1": top1}, best={"top1": top1 + 1})
+    name = path or "-".join(map(str, (method, teacher, student, seed, *changes.values())))
+    return Run(Path(name), identity, result if finished else None, 240, {})
+
+
+def make_result(
+    cfg: CN,
+    history: list[dict],
+    identity: dict,
+    environment: dict,
+    metrics: Mapping[str, Metric] = METRICS,
+) -> Result:
     """The record of a run with this history and a teacher of 72.34 %."""
     scored = [row for row in history if "test_top1" in row]
     best = max(scored, key=lambda row: row["test_top1"])
     taught = identity["teacher"] is not None
+    teacher_score = {key: value for key, value in RESULT.teacher_score.items() if key in metrics}
+
     return replace(
         RESULT,
         method=cfg.DISTILLER.TYPE,
@@ -121,10 +152,11 @@ def make_result(cfg: CN, history: list[dict], identity: dict, environment: dict)
         seed=cfg.SOLVER.SEED,
         epochs=cfg.SOLVER.EPOCHS,
         schedule_epochs=cfg.SOLVER.SCHEDULE_EPOCHS or cfg.SOLVER.EPOCHS,
-        last={name: history[-1][f"test_{name}"] for name in METRICS},
-        best={name: best[f"test_{name}"] for name in METRICS},
+        metrics=metrics,
+        last={name: history[-1][f"test_{name}"] for name in metrics},
+        best={name: best[f"test_{name}"] for name in metrics},
         best_epoch=best["epoch"],
-        teacher_score=RESULT.teacher_score if taught else None,
+        teacher_score=teacher_score if taught else None,
         wall_seconds=sum(row["train_seconds"] + row.get("test_seconds", 0.0) for row in history),
         config=active_config(cfg),
         identity=identity,

@@ -4,7 +4,6 @@ import sys
 import pytest
 
 from sdkd_plugin.__main__ import main
-from sdkd_plugin.table.command import FORMATS
 
 
 def table(*arguments: object) -> int:
@@ -19,16 +18,17 @@ def test_poster_alone(capsys):
     assert lines[-1] == "Gain,2.59,3.02,3.05,3.07,3.10"
 
 
-@pytest.mark.parametrize("style", FORMATS)
+@pytest.mark.parametrize("style", ["terminal", "md", "latex", "csv", "html"])
 def test_every_format_prints_and_writes_the_same(make_run, tmp_path, capsys, style):
+    def lines(text: str) -> list[str]:
+        return [line for line in text.splitlines() if "Made " not in line]
+
     folder = make_run("KD", 0, [70.0]).parents[1]
     assert table(folder, "--format", style) == 0
     printed = capsys.readouterr().out
     assert table(folder, "--format", style, "--output", tmp_path / "out") == 0
     assert capsys.readouterr().out == ""
-    assert [
-        line for line in (tmp_path / "out").read_text().splitlines() if "Made " not in line
-    ] == [line for line in printed.splitlines() if "Made " not in line]
+    assert lines((tmp_path / "out").read_text()) == lines(printed) != []
 
 
 def test_published_chooses_which_numbers_stand_beside(make_run, capsys):
@@ -76,14 +76,38 @@ def test_a_failed_call_keeps_the_old_file(make_run, tmp_path):
     assert output.read_text() == "old"
 
 
-def test_a_table_on_the_screen_needs_no_torch():
+def imported_by(*arguments: object) -> set[str]:
+    """Which of the slow packages a command line imports in a process of its own."""
     code = (
-        "import sys; from sdkd_plugin.__main__ import main; main(['table', '--published', "
-        "'poster']); "
+        "import sys\n"
+        "from sdkd_plugin.__main__ import main\n"
+        "try:\n"
+        "    code = main(sys.argv[1:])\n"
+        "except SystemExit as left:\n"
+        "    code = left.code\n"
+        "slow = [name for name in ('torch', 'matplotlib', 'scipy') if name in sys.modules]\n"
+        "print('\\n', code, *slow)\n"
     )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], capture_output=True
-        ).returncode
-        == 0
-    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    code, *slow = shown.splitlines()[-1].split()
+    assert code == ("2" if "mistyped" in arguments else "0")
+    return set(slow)
+
+
+def test_a_table_on_the_screen_needs_no_torch(make_run, tmp_path):
+    make_run("KD", 0, [70.0])
+    make_run("SDKD", 0, [70.0])
+    assert imported_by("table", "--published", "poster") == set()
+    for style in ("terminal", "md", "latex", "csv", "html"):
+        assert imported_by("table", tmp_path, "--metric", "ece", "--format", style) == set()
+    assert imported_by("table", tmp_path, "--metric", "ece", "--versus", "KD") == {"scipy"} - {
+        "scipy"
+    }
+
+
+def test_help_and_a_mistyped_option_import_nothing_slow():
+    assert imported_by("--help") == set()
+    assert imported_by("table", "--help") == set()
+    assert imported_by("table", "--published", "poster", "--format", "mistyped") == set()
+    assert imported_by("table", "mistyped", "--nix") == set()

@@ -6,7 +6,6 @@ import pytest
 from sdkd_plugin.config import load_config
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.table.grids import published_grid
 from sdkd_plugin.table.published import (
     CIFAR100,
     SCHEDULE,
@@ -15,6 +14,7 @@ from sdkd_plugin.table.published import (
     find_published,
     is_cifar100,
     load_published,
+    published_grid,
     published_table,
 )
 
@@ -22,9 +22,8 @@ PAPERS = {"data": CIFAR100, **SCHEDULE}
 
 
 def read_shared(path: Path) -> list[dict[str, str]]:
-    return list(
-        csv.DictReader(line for line in path.read_text().splitlines() if not line.startswith("#"))
-    )
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return list(csv.DictReader(lines))
 
 
 def test_poster_ends_with_the_computed_gain():
@@ -39,9 +38,9 @@ def test_poster_ends_with_the_computed_gain():
 def test_best_of_a_column_is_marked_whoever_owns_it():
     grid = published_grid(published_table("poster"))
     marked = [
-        (cell_row[0].text, grid.head[at])
-        for cell_row in grid.rows
-        for at, cell in enumerate(cell_row)
+        (row[0].text, grid.head[at])
+        for row in grid.rows
+        for at, cell in enumerate(row)
         if cell.best
     ]
     assert marked == [
@@ -54,13 +53,10 @@ def test_best_of_a_column_is_marked_whoever_owns_it():
 
 
 def test_a_teacher_is_no_contestant():
-    rows = [
-        Published("t", method, "a", "b", "70.00", "last", None, "s") for method in ("teacher", "KD")
-    ]
-    assert [[cell.best for cell in row] for row in published_grid(rows).rows] == [
-        [False, False],
-        [False, True],
-    ]
+    number = ("a", "b", "70.00", "last", None, "s")
+    rows = [Published("t", method, *number) for method in ("teacher", "KD")]
+    best = [[cell.best for cell in row] for row in published_grid(rows).rows]
+    assert best == [[False, False], [False, True]]
 
 
 def test_poster_is_the_checked_table(shared):
@@ -68,9 +64,8 @@ def test_poster_is_the_checked_table(shared):
     for row in read_shared(shared / "published" / "cifar100_poster_table.csv"):
         method = row.pop("method")
         theirs.update({(method, pair): value for pair, value in row.items() if value})
-    assert {
-        (row.method, f"{row.teacher}/{row.student}"): row.value for row in published_table("poster")
-    } == theirs
+    rows = published_table("poster")
+    assert {(row.method, f"{row.teacher}/{row.student}"): row.value for row in rows} == theirs
 
 
 def test_motivation_is_the_checked_table(shared):
@@ -82,33 +77,31 @@ def test_motivation_is_the_checked_table(shared):
         assert ours["teacher", *pair].value == row["teacher_acc"]
         assert ours["student", *pair].value == row["student_acc"]
         assert ours["KD", *pair].value == row["kd_acc"]
-        assert (
-            f"temperature {row['tau']}, test cross-entropy at it {row['teacher_ce_at_tau']}"
-            in ours["teacher", *pair].source
-        )
+        told = f"temperature {row['tau']}, test cross-entropy at it {row['teacher_ce_at_tau']}"
+        assert told in ours["teacher", *pair].source
         assert ours["student", *pair].source.endswith(f"cross-entropy {row['student_ce']}")
 
 
 def test_repdistiller_holds_the_collected_numbers(shared):
     text = (shared / "methods.md").read_text()
     lines = text[text.index("| method | r32x4") :].splitlines()[2:]
+    end = next(at for at, line in enumerate(lines) if not line.startswith("|"))
     pairs = [("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"), ("resnet56", "resnet20")]
+
     theirs = {}
-    for line in lines[: next(at for at, line in enumerate(lines) if not line.startswith("|"))]:
-        names, *values = (part.strip() for part in line.strip("|").split("|"))
-        names = (
-            ["teacher", "student"]
-            if names.startswith("teacher")
-            else names.split(" (")[0].removesuffix(" f=2").split(" / ")
-        )
+    for line in lines[:end]:
+        first, *values = (part.strip() for part in line.strip("|").split("|"))
+        names = first.split(" (")[0].removesuffix(" f=2").split(" / ")
+        if first.startswith("teacher"):
+            names = ["teacher", "student"]
         for pair, value in zip(pairs, values, strict=True):
             for name, number in zip(names, value.split(" (")[0].split(" / "), strict=False):
                 if number != "–":
                     theirs[name, *pair] = number
+
     assert len(theirs) > 50
-    assert {
-        (row.method, row.teacher, row.student): row.value for row in published_table("repdistiller")
-    } == theirs
+    rows = published_table("repdistiller")
+    assert {(row.method, row.teacher, row.student): row.value for row in rows} == theirs
 
 
 def test_every_number_says_where_it_is_from_and_what_it_is():

@@ -16,8 +16,8 @@ def test_one_value_tells_no_spread():
 
 def test_paired_by_hand():
     paired = compare_paired({0: 71.0, 1: 72.0, 2: 73.0}, {0: 70.0, 1: 70.0, 2: 70.0})
-    # differences 1, 2, 3: sd 1, t quantile of 2 degrees of freedom 4.302653; all of one sign: 2 of
-    # 8 patterns
+    # differences 1, 2, 3: sd 1, t quantile of 2 degrees of freedom 4.302653
+    # all of one sign: 2 of 8 patterns
     half = 4.302652729911275 / 3**0.5
     assert (paired.n, paired.mean, paired.p, paired.smallest_p) == (3, 2.0, 0.25, 0.25)
     assert (paired.low, paired.high) == (pytest.approx(2 - half), pytest.approx(2 + half))
@@ -31,13 +31,8 @@ def test_only_common_seeds_are_paired():
 
 def test_one_pair_has_no_interval_and_p_one():
     paired = compare_paired({0: 71.0}, {0: 70.0})
-    assert (paired.mean, paired.low, paired.high, paired.p, paired.smallest_p) == (
-        1.0,
-        None,
-        None,
-        1.0,
-        1.0,
-    )
+    assert (paired.mean, paired.low, paired.high) == (1.0, None, None)
+    assert (paired.p, paired.smallest_p) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +50,14 @@ def test_sign_flips_by_hand(differences, p):
     theirs = dict(enumerate([70.1, 69.7, 71.3, 70.9, 70.0]))
     ours = {seed: theirs[seed] + difference for seed, difference in enumerate(differences)}
     assert compare_paired(ours, theirs).p == p
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_the_unit_of_a_metric_does_not_change_p(unit):
+    # 3, 1, -1 as above, on values that carry rounding errors; a last bit must not count
+    theirs = {seed: unit * value for seed, value in enumerate([70.1, 69.7, 71.3])}
+    ours = {seed: theirs[seed] + unit * change for seed, change in enumerate((3, 1, -1))}
+    assert compare_paired(ours, theirs).p == 0.75
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 9])

@@ -1,19 +1,20 @@
-"""The table as records, one for each cell and one for each folder that does not count: what CSV
-holds, with all digits.
+"""The table as records, one for each cell and one for each folder that does not count, with all
+digits. A published table alone is printed as it stands.
 """
 
 import csv
 import io
-from collections.abc import Sequence
 from typing import Any
 
+from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.table.cells import Comparison, TableCell
-from sdkd_plugin.table.grids import Grid, listed_runs, published_number
-from sdkd_plugin.table.published import Published
-from sdkd_plugin.table.versus import PairedTest, Versus
+from sdkd_plugin.table.details import published_number
+from sdkd_plugin.table.grids import Grid
+from sdkd_plugin.table.report import Report
+from sdkd_plugin.table.versus import PairedTest
 
 FIELDS = (
-    "status",  # cell | a listed folder's: invalid, unfinished, duplicate, teacher
+    "status",  # cell | an excluded folder's, one of report.STATUSES
     "teacher",
     "student",
     "protocol",  # the column's letter; its meaning stands in `differs`
@@ -50,45 +51,50 @@ VERSUS_FIELDS = (
     "versus_smallest_p",
     "versus_p_holm",
 )
+METRIC = "metric"  # its name; the values are in its unit
 
 
-def records(
-    comparison: Comparison, published: Sequence[Published], versus: Versus | None
-) -> list[dict[str, Any]]:
-    """One record per cell in the table's order, then one per listed folder. Accuracies in
-    percent.
-    """
-    tests = (
-        {}
-        if versus is None
-        else {(test.cell.column.label, test.cell.row): test for test in versus.tests}
-    )
-    rows = []
-    for index, column in enumerate(comparison.columns):
-        cells = [
-            comparison.cells[row, index]
-            for row in comparison.rows
-            if (row, index) in comparison.cells
-        ]
-        for cell in cells:
-            test = tests.get((column.label, cell.row))
-            rows.append(
-                {
-                    **_record(cell, comparison, published),
-                    **({} if test is None else _test_fields(versus.ours, test)),
-                }
-            )
-    for line in listed_runs(comparison):
-        status, note = line.split(": ", 1)
-        rows.append({"status": status, "note": note})
-    return rows
+@FORMATS.register("csv")
+def render(report: Report) -> str:
+    """The columns of the paired tests are there if there is any test."""
+    if report.comparison is None:
+        return "".join(map(_grid_csv, report.grids))
+
+    records = _records(report)
+    tested = report.versus is not None and report.versus.tests
+    fields = [*FIELDS, *(VERSUS_FIELDS if tested else ()), METRIC]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
 
 
-def _record(
-    cell: TableCell, comparison: Comparison, published: Sequence[Published]
-) -> dict[str, Any]:
+def _records(report: Report) -> list[dict[str, Any]]:
+    """One record per cell in the table's order, then one per excluded folder."""
+    comparison = report.comparison
+    versus = report.versus
+    tests = {} if versus is None else {id(test.cell): test for test in versus.tests}
+    records = []
+    for index in range(len(comparison.columns)):
+        for cell in comparison.in_column(index):
+            if cell is None:
+                continue
+            record = _record(cell, comparison)
+            if cell.finished:
+                record |= _score_fields(cell) | _published_fields(cell, report)
+            if id(cell) in tests:
+                record |= _test_fields(versus.ours, tests[id(cell)])
+            records.append(record)
+
+    records += [{"status": run.status, "note": run.sentence} for run in report.excluded]
+    return records
+
+
+def _record(cell: TableCell, comparison: Comparison) -> dict[str, Any]:
     column = cell.column
-    record = {
+    differing = comparison.differing.get(column.letter, {})
+    return {
         "status": "cell",
         "teacher": column.teacher,
         "student": column.student,
@@ -96,39 +102,40 @@ def _record(
         "method": cell.row,
         "n": len(cell.finished),
         "unfinished": len(cell.unfinished),
-        "evaluates": (cell.finished + cell.unfinished)[0].evaluates,
+        "evaluates": cell.runs[0].evaluates,
         "seeds": " ".join(str(seed) for seed in sorted(run.seed for run in cell.finished)),
-        "differs": "; ".join(
-            f"{key} {value}" for key, value in comparison.differing.get(column.letter, {}).items()
-        ),
+        "differs": "; ".join(f"{key} {value}" for key, value in differing.items()),
+        METRIC: cell.metric.name,
     }
-    if not cell.finished:
-        return record
-    last, best, number = (
-        cell.summary("last"),
-        cell.summary("best"),
-        published_number(cell, published),
-    )
-    record.update(
-        last_mean=last.mean,
-        last_sd=last.sd,
-        best_epoch_mean=best.mean,
-        best_epoch_sd=best.sd,
-        is_best=cell.rank == 1,
-        rank=cell.rank,
-        gain=cell.gain,
-        gain_same_seeds=None if cell.gain is None else not cell.other_seeds,
-        hours=cell.hours,
-        peak_memory_mib=cell.mean_of("peak_memory_mib"),
-        parameters=cell.mean_of("deployed_parameters"),
-    )
-    if number is not None:
-        record.update(
-            published=number.value,
-            published_epoch=number.statistic,
-            difference=last.mean - float(number.value),
-        )
-    return record
+
+
+def _score_fields(cell: TableCell) -> dict[str, Any]:
+    last = cell.summary("last")
+    best = cell.summary("best")
+    return {
+        "last_mean": last.mean,
+        "last_sd": last.sd,
+        "best_epoch_mean": best.mean,
+        "best_epoch_sd": best.sd,
+        "is_best": cell.rank == 1,
+        "rank": cell.rank,
+        "gain": cell.gain,
+        "gain_same_seeds": None if cell.gain is None else not cell.other_seeds,
+        "hours": cell.hours,
+        "peak_memory_mib": cell.mean_of("peak_memory_mib"),
+        "parameters": cell.mean_of("deployed_parameters"),
+    }
+
+
+def _published_fields(cell: TableCell, report: Report) -> dict[str, Any]:
+    number = published_number(cell, report.published)
+    if number is None:
+        return {}
+    return {
+        "published": number.value,
+        "published_epoch": number.statistic,
+        "difference": cell.summary("last").mean - float(number.value),
+    }
 
 
 def _test_fields(ours: str, test: PairedTest) -> dict[str, Any]:
@@ -146,20 +153,7 @@ def _test_fields(ours: str, test: PairedTest) -> dict[str, Any]:
     return dict(zip(VERSUS_FIELDS, values, strict=True))
 
 
-def records_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """CSV text of the records; the columns of a paired test are there if any record has one."""
-    tested = any(VERSUS_FIELDS[0] in row for row in rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, [*FIELDS, *(VERSUS_FIELDS if tested else ())], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def grid_csv(grid: Grid) -> str:
-    """CSV text of one grid as printed."""
+def _grid_csv(grid: Grid) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(grid.head)

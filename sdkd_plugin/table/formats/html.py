@@ -3,20 +3,22 @@ elsewhere.
 """
 
 import time
-from collections.abc import Sequence
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.runs.read import Run
+from sdkd_plugin.runs.record import Result
 from sdkd_plugin.table.cells import Comparison, row_name
-from sdkd_plugin.table.formats.charts import accuracy_against_cost, colour, learning_curves
-from sdkd_plugin.table.grids import Grid, listed_runs
+from sdkd_plugin.table.formats.charts import colour, learning_curves, metric_against_cost
+from sdkd_plugin.table.metric import ShownMetric
+from sdkd_plugin.table.report import EXCLUDED, Report
 
 
-def html_page(
-    grids: Sequence[Grid], comparison: Comparison | None, split: Sequence[str] = ()
-) -> str:
-    """The page of `grids`; with a comparison also its curves, its costs, the folders that do not
+@FORMATS.register("html")
+def render(report: Report) -> str:
+    """The report's tables; with a comparison also its curves, its costs, the folders that do not
     count and every run's config.
     """
     pages = Environment(
@@ -25,53 +27,83 @@ def html_page(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    figures, runs, listed = [], [], []
-    if comparison is not None:
-        figures = [
-            (
-                column.label,
-                learning_curves(comparison, index),
-                accuracy_against_cost(comparison, index),
-            )
-            for index, column in enumerate(comparison.columns)
-        ]
-        runs = [_described(run, split) for run in comparison.counted]
-        listed = listed_runs(comparison)
+
+    comparison = report.comparison
+    pictures = None if comparison is None else _pictures(comparison)
+    runs = [] if comparison is None else comparison.counted
     return pages.get_template("table.html.j2").render(
-        grids=grids,
-        figures=figures,
-        methods=[(row, colour(style)) for style, row in enumerate(comparison.rows)]
-        if comparison
-        else [],
-        runs=runs,
-        listed=listed,
+        grids=report.grids,
+        heading=EXCLUDED,
+        excluded=report.excluded,
+        pictures=pictures,
+        runs=[_described(run, report) for run in runs],
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     )
 
 
-def _described(run: Run, split: Sequence[str]) -> dict:
-    pair = f"{run.teacher or '-'}/{run.student}"
-    state = f"top-1 {run.result.last['top1']:.2f}" if run.result else f"unfinished, {run.progress}"
-    facts = {}
-    if run.result and run.result.environment:
-        environment = run.result.environment
-        facts = {
-            "best": f"{run.result.best['top1']:.2f} at epoch {run.result.best_epoch}",
-            "commit": environment.get("commit"),
-            "uncommitted changes": environment.get("uncommitted_changes"),
-            "device": environment.get("device"),
-            "threads": environment.get("threads"),
-            "versions": ", ".join(
-                f"{name} {number}" for name, number in environment.get("versions", {}).items()
-            ),
-            "command": " ".join(environment.get("command", ())),
-            "finished": run.result.finished,
-            "images per second": f"{run.result.images_per_second:.0f}",
-            "parameters that training adds": run.result.extra_parameters,
-        }
+def _pictures(comparison: Comparison) -> dict[str, Any]:
+    metric = comparison.metric
+    what = metric.meaning.title
+    axis = f"axis of {metric.label}"
+    if metric.headline:  # said in words that everybody uses of it
+        what = "accuracy"
+        axis = "axis of accuracies"
+
+    better = "down" if metric.lower_is_better else "up"
     return {
-        "title": f"{row_name(run, split)}, {pair}, seed {run.seed}: {state}",
+        "title": f"Learning curves, and {what} against cost",
+        "legend": [(row, colour(style)) for style, row in enumerate(comparison.rows)],
+        "curves": f"Each line is one run; the {axis} need not start at 0.",
+        "cost": (
+            f"Mean over seeds, bar: standard deviation; {better} and left is better. "
+            f"The {axis} need not start at 0."
+        ),
+        "columns": [
+            (
+                column.label,
+                learning_curves(comparison, index),
+                metric_against_cost(comparison, index),
+            )
+            for index, column in enumerate(comparison.columns)
+        ],
+    }
+
+
+def _described(run: Run, report: Report) -> dict[str, Any]:
+    metric = report.comparison.metric
+    state = metric.absent
+    if run.result is None:
+        state = f"unfinished, {run.progress}"
+    elif metric.measured(run):
+        state = f"{metric.label} {metric.show(run.result.last[metric.name])}"
+
+    row = row_name(run, report.options.split)
+    pair = f"{run.teacher or '-'}/{run.student}"
+    recorded = run.result is not None and run.result.environment
+    return {
+        "title": f"{row}, {pair}, seed {run.seed}: {state}",
         "path": str(run.path),
         "config": sorted(run.identity.items()),
-        "facts": facts,
+        "facts": _facts(run.result, metric) if recorded else {},
+    }
+
+
+def _facts(result: Result, metric: ShownMetric) -> dict[str, Any]:
+    environment = result.environment
+    best = metric.absent
+    if metric.name in result.metrics:
+        best = f"{metric.show(result.best[metric.name])} at epoch {result.best_epoch}"
+    versions = environment.get("versions", {}).items()
+
+    return {
+        "best": best,
+        "commit": environment.get("commit"),
+        "uncommitted changes": environment.get("uncommitted_changes"),
+        "device": environment.get("device"),
+        "threads": environment.get("threads"),
+        "versions": ", ".join(f"{name} {number}" for name, number in versions),
+        "command": " ".join(environment.get("command", ())),
+        "finished": result.finished,
+        "images per second": f"{result.images_per_second:.0f}",
+        "parameters that training adds": result.extra_parameters,
     }

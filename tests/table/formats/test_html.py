@@ -6,11 +6,9 @@ import shutil
 import subprocess
 
 import pytest
+from support.tables import table
 
-from sdkd_plugin.runs.read import read_runs
-from sdkd_plugin.table.cells import compare_runs
-from sdkd_plugin.table.command import comparison_text, make_table
-from sdkd_plugin.table.published import load_published
+from sdkd_plugin.__main__ import main
 
 # Clicks heads and a legend box, notes what the page then shows, and leaves it where --dump-dom
 # prints it.
@@ -62,9 +60,7 @@ def page(write_run, tmp_path_factory) -> str:
         write_run(folder, "CRD", seed, [50.0, 71.0 + seed], finished=seed == 0)
     torn = write_run(folder, "KD", 7, [50.0, 70.0], name="<b>&torn") / "result.json"
     torn.write_text("<script>alert(1)</script>")
-    return comparison_text(
-        compare_runs(*read_runs([folder])), load_published(), "html", versus="KD"
-    )
+    return table(folder, "html", versus="KD")
 
 
 def test_page_needs_nothing_from_elsewhere(page):
@@ -79,20 +75,31 @@ def test_foreign_text_is_escaped(page):
 
 def test_page_holds_runs_configs_and_statistics(page):
     assert page.count("<details>") == 6
-    assert (
-        "SOLVER.LR_DECAY_STAGES" in page
-        and "abc1234" in page
-        and "KD, resnet56/resnet20, seed 1: top-1 71.00" in page
-    )
-    assert (
-        'id="versus"' in page
-        and "CRD, resnet56/resnet20, seed 1: unfinished, 2 epochs done, SOLVER.EPOCHS 2" in page
-    )
+    for text in (
+        "SOLVER.LR_DECAY_STAGES",
+        "abc1234",
+        "KD, resnet56/resnet20, seed 1: top-1 71.00",
+        'id="versus"',
+        "CRD, resnet56/resnet20, seed 1: unfinished, 2 epochs done, SOLVER.EPOCHS 2",
+    ):
+        assert text in page
+
+
+def test_page_of_another_metric_speaks_of_it(make_run, tmp_path):
+    make_run("KD", 0, [60.0, 70.0], scores={"loss": [1.5, 1.25]})
+    page = table(tmp_path, "html", metric="loss")
+    assert "KD, resnet56/resnet20, seed 0: loss 1.2500" in page
+    assert "Learning curves, and Cross entropy against cost" in page
+    assert "down and left is better" in page and "accuracies" not in page
+    assert 'aria-label="loss (nats) over epoch"' in page
+    assert "<td>1.2500 at epoch 2</td>" in page  # of the best epoch by top-1
+    assert "KD: 1.2500 nats (n = 1), 0.5 hours" in page
 
 
 def test_published_table_alone_is_a_page(tmp_path):
-    make_table([], "html", str(tmp_path / "poster.html"), published="poster")
-    page = (tmp_path / "poster.html").read_text()
+    path = tmp_path / "poster.html"
+    assert main(["table", "--published", "poster", "--format", "html", "--output", str(path)]) == 0
+    page = path.read_text()
     assert ">Gain</td>" in page and "<details>" not in page and "<svg" not in page
 
 
@@ -100,24 +107,14 @@ def test_published_table_alone_is_a_page(tmp_path):
 def test_page_in_a_browser(page, tmp_path):
     path = tmp_path / "table.html"
     path.write_text(page.replace("</body>", f"<script>{SCRIPT}</script></body>"))
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-    ]
-    flags += [
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    command = [browser(), *flags, "--virtual-time-budget=2000", "--dump-dom", f"file://{path}"]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000"]
+    command = [browser(), *flags, "--dump-dom", f"file://{path}"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
-    told = json.loads(
-        re.search(r'<pre id="told">(.*?)</pre>', shown, re.DOTALL).group(1).replace("&gt;", ">")
-    )
+    left = re.search(r'<pre id="told">(.*?)</pre>', shown, re.DOTALL).group(1)
+    told = json.loads(left.replace("&gt;", ">"))
+
     assert told["before"] == ["teacher", "student", "KD", "CRD"]
     assert told["descending"] == ["teacher", "CRD", "KD", "student"]  # 72.34, 71.00, 70.50, 9.50
     assert told["ascending"] == ["student", "KD", "CRD", "teacher"]

@@ -1,0 +1,198 @@
+"""Everything that a format can show, built in one place from one set of options."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.runs.read import Rejected, Run, read_runs
+from sdkd_plugin.runs.record import HEADLINE
+from sdkd_plugin.table.cells import Comparison, compare_runs
+from sdkd_plugin.table.details import details_grid
+from sdkd_plugin.table.grids import Grid
+from sdkd_plugin.table.means import main_grid
+from sdkd_plugin.table.published import (
+    Published,
+    load_published,
+    published_grid,
+    published_table,
+)
+from sdkd_plugin.table.versus import Versus, run_versus, versus_grid
+
+STATUSES = ("invalid", "unfinished", "unmeasured", "duplicate", "teacher")
+EXCLUDED = "Runs that do not count"  # the heading over them, in every format
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What a table is of and how it is shown.
+
+    Args:
+        folders: searched recursively; with neither these nor `upstream` the published table alone.
+        upstream: runs of mdistiller's trainer, each as PATH:METHOD:TEACHER/STUDENT:SEED.
+        metric: the name of a metric in the runs' records.
+        versus: the method to test against every other, paired by seed.
+        best_epoch: show the best epoch beside the last.
+        published: which published table; None: with runs any that has the number, the poster first.
+        split: method settings whose values get rows of their own.
+        title: over a picture; "": what it shows.
+        width: characters of the terminal; None: as wide as the tables are.
+        colour: write the terminal's escape codes.
+    """
+
+    folders: tuple[str | Path, ...] = ()
+    upstream: tuple[str, ...] = ()
+    metric: str = HEADLINE
+    versus: str | None = None
+    best_epoch: bool = False
+    published: str | None = None
+    split: tuple[str, ...] = ()
+    title: str = ""
+    width: int | None = None
+    colour: bool = False
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A folder that was found and does not count. status: one of STATUSES."""
+
+    status: str
+    path: Path
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The path and the reason in one."""
+        joint = " " if self.status == "duplicate" else ": "
+        return f"{self.path}{joint}{self.reason}"
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.sentence}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a format renders.
+
+    Args:
+        grids: the tables in the order they are printed.
+        excluded: every folder that was found and does not count: nothing is dropped in silence.
+        published: the numbers that may stand beside ours, or the published table alone.
+        comparison: the runs in their cells; None for a published table alone.
+        versus: the paired tests, where they are asked for.
+    """
+
+    options: TableOptions
+    grids: tuple[Grid, ...]
+    excluded: tuple[Excluded, ...] = ()
+    published: tuple[Published, ...] = ()
+    comparison: Comparison | None = None
+    versus: Versus | None = None
+
+
+def make_report(options: TableOptions) -> Report:
+    """Reads the runs and builds their report, or the published table's.
+
+    Raises:
+        UserError: neither runs nor a published table, or anything wrong with them.
+    """
+    if not options.folders and not options.upstream:
+        return _published_report(options)
+
+    published = _numbers(options)
+    comparison = compare_runs(*_read(options), options.split, options.metric)
+    versus = None if options.versus is None else run_versus(comparison, options.versus)
+    grids = [main_grid(comparison, options.best_epoch), details_grid(comparison, published)]
+    if versus is not None:
+        grids.append(versus_grid(versus))
+    return Report(
+        options=options,
+        grids=tuple(grids),
+        excluded=tuple(excluded_runs(comparison)),
+        published=published,
+        comparison=comparison,
+        versus=versus,
+    )
+
+
+def excluded_runs(comparison: Comparison) -> Iterable[Excluded]:
+    """Every folder of a comparison that does not count, by status and then by path."""
+    metric = comparison.metric
+    for bad in comparison.rejected:
+        yield Excluded("invalid", bad.path, bad.reason)
+
+    for run in comparison.counted:
+        if run.result is None:
+            yield Excluded("unfinished", run.path, f"{run.progress}; go on with --resume")
+    for run in comparison.counted:
+        if run.result is not None and not metric.measured(run):
+            recorded = ", ".join(sorted(run.result.metrics))
+            reason = f"its record has no {metric.name}; it has {recorded}"
+            yield Excluded("unmeasured", run.path, reason)
+
+    for run, kept in comparison.duplicates:
+        scores = [_state(comparison, each, "unfinished") for each in (run, kept)]
+        reason = f"({scores[0]}) is the same run as {kept.path} ({scores[1]}), which counts"
+        yield Excluded("duplicate", run.path, reason)
+    for run in comparison.teachers:
+        state = _state(comparison, run, f"unfinished, {run.progress}")
+        label = f"{metric.label} " if metric.measured(run) else ""
+        reason = f"vanilla {run.student}, {label}{state}; no column learns with it as student"
+        yield Excluded("teacher", run.path, reason)
+
+
+def _state(comparison: Comparison, run: Run, unfinished: str) -> str:
+    metric = comparison.metric
+    if run.result is None:
+        return unfinished
+    return metric.show(run.result.last[metric.name]) if metric.measured(run) else metric.absent
+
+
+def _published_report(options: TableOptions) -> Report:
+    if options.published is None:
+        raise UserError(
+            "nothing to tabulate: give folders that hold runs, or --published poster for the "
+            "paper's own table"
+        )
+    needs_runs = {
+        "--versus": options.versus,
+        "--best": options.best_epoch,
+        "--split": options.split,
+        "--metric": options.metric != HEADLINE,
+    }
+    for name, given in needs_runs.items():
+        if given:
+            raise UserError(
+                f"{name} needs runs; a published table has one number per cell: give folders "
+                f"that hold runs"
+            )
+
+    rows = tuple(published_table(options.published))
+    return Report(options, grids=(published_grid(rows),), published=rows)
+
+
+def _numbers(options: TableOptions) -> tuple[Published, ...]:
+    """The published numbers, which are all top-1 accuracies."""
+    if options.metric == HEADLINE:
+        named = options.published
+        return tuple(load_published() if named is None else published_table(named))
+    if options.published is not None:
+        raise UserError(
+            f"--published {options.published} has no {options.metric}, only {HEADLINE}: leave "
+            f"one of --published and --metric out"
+        )
+    return ()
+
+
+def _read(options: TableOptions) -> tuple[list[Run], list[Rejected]]:
+    runs, rejected = read_runs(options.folders)
+    if options.upstream:
+        # brings torch, which a table of our own runs does not need
+        from sdkd_plugin.runs.mdistiller import read_upstream
+
+        theirs = [read_upstream(named) for named in options.upstream]
+        runs += [run for run in theirs if isinstance(run, Run)]
+        named = {run.path.resolve() for run in theirs}
+        rejected = [bad for bad in rejected if bad.path.resolve() not in named]
+        rejected += [bad for bad in theirs if isinstance(bad, Rejected)]
+    return runs, rejected

@@ -1,0 +1,33 @@
+import csv
+import io
+
+import pytest
+from support.tables import table
+
+from sdkd_plugin.errors import UserError
+
+
+def test_paired_test_by_hand(mixed_runs):
+    lines = csv.DictReader(io.StringIO(table(mixed_runs, "csv", versus="kd")))
+    rows = {row["method"]: row for row in lines}
+    student = rows["student"]  # differences 1, 2, 3
+    assert (student["versus_n"], student["versus_difference"]) == ("3", "2.0")
+    half = 4.302652729911275 / 3**0.5
+    assert float(student["versus_low"]) == pytest.approx(2 - half)
+    assert float(student["versus_high"]) == pytest.approx(2 + half)
+    assert (student["versus_p"], student["versus_smallest_p"]) == ("0.25", "0.25")
+    assert student["versus_p_holm"] == "0.5"  # two tests: 0.25 * 2; the other has p = 1
+    assert rows["SDKD"]["versus_p_holm"] == "1.0"
+
+
+def test_versus_of_an_unknown_method(mixed_runs):
+    with pytest.raises(UserError, match="unknown method 'SDK' in --versus: did you mean 'SDKD'"):
+        table(mixed_runs, versus="SDK")
+
+
+def test_versus_without_common_seed_says_so(make_run, tmp_path):
+    make_run("KD", 0, [70.0])
+    make_run("SDKD", 1, [71.0])
+    shown = table(tmp_path, versus="SDKD")
+    assert "- resnet56/resnet20: SDKD and KD have no finished seed in common" in shown
+    assert "over all tests here, 0 in number" in shown
