@@ -38,6 +38,7 @@ COMMANDS = {
     "demo": [],
     "link": ["x"],
     "unlink": ["x"],
+    "methods": [],
     "run": ["x"],
 }
 

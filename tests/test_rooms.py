@@ -24,17 +24,8 @@ ROOMS = (  # top first
     "models",
 )
 GROUND = (  # knows no method
-    *(
-        "config",
-        "defaults",
-        "allowed",
-        "weights",
-        "files",
-        "randomness",
-        "plugins",
-        "registry",
-        "errors",
-    ),
+    *("config", "defaults", "allowed", "weights", "files", "randomness"),
+    *("plugins", "registry", "errors"),
 )
 
 

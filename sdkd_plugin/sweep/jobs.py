@@ -113,7 +113,7 @@ def _jobs_of(method: str, file: Path, tree: dict[str, Any]) -> Iterator[Job]:
     variants = tree.get("variants", {}).get(method, {"": {}})
     for variant, own in variants.items():
         for seed in tree["seeds"]:
-            names = [f"{method}/{file.stem}", variant, f"seed {seed}"]
+            names = [f"{Path(method)}/{file.stem}", variant, f"seed {seed}"]
             words = _words({**tree["overrides"], **own, "SOLVER.SEED": seed})
             yield Job(" ".join(filter(None, names)), file, words)
 
