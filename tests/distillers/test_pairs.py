@@ -26,7 +26,7 @@ PAIRS = (  # teacher/student
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_two_steps_of_each_stage_are_finite_or_the_pair_is_refused(case: Case, pair: str):
+def test_two_steps_of_each_phase_are_finite_or_the_pair_is_refused(case: Case, pair: str):
     if pair in case.refuses:
         with pytest.raises(UserError, match=case.refuses[pair]) as refusal:
             build(case, pair=pair)
@@ -35,9 +35,9 @@ def test_two_steps_of_each_stage_are_finite_or_the_pair_is_refused(case: Case, p
     distiller = build(case, pair=pair)
     cfg = config(case)
     n = cfg.SOLVER.BATCH_SIZE if distiller.needs_constant_batch else 2
-    loop = Loop(distiller, distiller.stages(cfg), n=n, size=32)
-    for stage in loop.stages:
-        loop.enter(stage)
+    loop = Loop(distiller, distiller.phases(cfg), n=n, size=32)
+    for phase in loop.phases:
+        loop.enter(phase)
         for number in range(2):
             assert torch.isfinite(loop.step(number))
     assert all(torch.isfinite(value).all() for value in distiller.state_dict().values())
