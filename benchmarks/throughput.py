@@ -31,6 +31,7 @@ from sdkd_plugin.data.batches import TrainBatches
 from sdkd_plugin.data.dataset import Dataset, Images
 from sdkd_plugin.distillers.dkd import dkd_terms
 from sdkd_plugin.engine.build import build_distiller
+from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
@@ -123,7 +124,8 @@ def package_steps(method: str, dataset: Dataset) -> Iterator[None]:
     cfg = load_config(
         configs_folder() / "cifar100" / f"{name}.yaml", ["SOLVER.BATCH_SIZE", str(BATCH), *CALM]
     )
-    trainer = Trainer(cfg, build_distiller(cfg, dataset, build_teacher(dataset, cfg)), dataset)
+    distiller = build_distiller(cfg, dataset, build_teacher(dataset, cfg))
+    trainer = Trainer(cfg, distiller, dataset, make_accelerator(cfg))
     phase = trainer.method.phases(trainer.cfg)[-1]
     trainer.enter(phase, begin=True)
     trainer.distiller.train()
