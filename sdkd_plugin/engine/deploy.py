@@ -9,7 +9,7 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin import weights
-from sdkd_plugin.config import current_names, default_config, flatten, set_value
+from sdkd_plugin.config import check_method, current_names, default_config, flatten, set_value
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
@@ -69,6 +69,7 @@ def unpack(recipe: Any, path: str) -> nn.Module:
     cfg.DISTILLER.TYPE = name
     cfg.DISTILLER.TEACHER = recipe["teacher"]
     cfg.DISTILLER.STUDENT = recipe["student"]
+    check_method(cfg, name)
 
     student = build_model(recipe["student"], num_classes)
     teacher = None if method.teacher_from == "none" else build_model(recipe["teacher"], num_classes)
