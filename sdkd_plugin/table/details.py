@@ -32,16 +32,17 @@ def details_grid(comparison: Comparison, published: Sequence[Published]) -> Grid
     """One line per cell: rank, gain over the vanilla student, the published number and the
     difference, and the cost.
     """
-    head = ["pair", "method", "n", comparison.metric.label, "rank", "gain", "published"]
+    metric = comparison.metric
+    head = ["pair", "method", "n", metric.label, "rank", "gain", "published"]
     head += ["difference", "hours", "peak MiB", "parameters"]
     lines = _lines(comparison, published)
     rows = [_row(line) for line in lines]
-    notes = comparison.metric.notes + mark_notes(rows) + _published_notes(lines) + _cost_notes(lines)
+    notes = metric.notes + mark_notes(rows) + _published_notes(lines) + _cost_notes(lines)
 
     used = [column for column in range(len(head)) if any(row[column] is not EMPTY for row in rows)]
     return Grid(
         name="details",
-        title="Rank, gain, published number and cost",
+        title=f"Rank, gain{', published number' if metric.headline else ''} and cost",
         head=[head[column] for column in used],
         rows=[[row[column] for column in used] for row in rows],
         notes=notes,
