@@ -5,10 +5,9 @@ import time
 import pytest
 
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.runs.read import read_runs
-from sdkd_plugin.table.cells import compare_runs
-from sdkd_plugin.table.command import comparison_text
-from sdkd_plugin.table.published import load_published
+from sdkd_plugin.table.report import TableOptions, make_report
 
 
 def edit(path, **changes):
@@ -193,9 +192,9 @@ def test_a_thousand_runs_are_tabled_in_five_seconds(make_run, tmp_path):
         (folder / "result.json").write_text(json.dumps({**result, "identity": identity}))
         (folder / "metrics.csv").write_text(metrics)
     began = time.process_time()  # of this process alone, so that a busy machine does not fail it
-    comparison = compare_runs(*read_runs([tmp_path / "many"]))
-    text = comparison_text(comparison, load_published(), "terminal")
+    report = make_report(TableOptions(folders=(tmp_path / "many",)))
+    text = FORMATS["terminal"].build(report)
     seconds = time.process_time() - began
-    assert len(comparison.counted) == 1000 and len(comparison.columns) == 100
+    assert len(report.comparison.counted) == 1000 and len(report.comparison.columns) == 100
     assert "63.90 ± 0.00 (10)" in text
     assert seconds < 5
