@@ -17,6 +17,8 @@ from sdkd_plugin.table.published import (
 # percent; the published teachers' files score what was published, up to rounding
 SAME_TEACHER = 0.05
 
+DETAILS = "Rank, gain, published number and cost"  # what the poster has a number for: top-1
+
 
 @dataclass(frozen=True)
 class _Line:
@@ -42,7 +44,7 @@ def details_grid(comparison: Comparison, published: Sequence[Published]) -> Grid
     used = [column for column in range(len(head)) if any(row[column] is not EMPTY for row in rows)]
     return Grid(
         name="details",
-        title=f"Rank, gain{', published number' if metric.headline else ''} and cost",
+        title=DETAILS if metric.headline else "Rank, gain and cost",
         head=[head[column] for column in used],
         rows=[[row[column] for column in used] for row in rows],
         notes=notes,

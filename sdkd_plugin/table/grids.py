@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 MARKS = {
     "†": "one seed: tells nothing of the spread",
     "‡": "has unfinished runs, which do not count; they are listed below",
-    "‖": "has runs whose record lacks this metric, which do not count; they are listed below",
+    "‖": "has unmeasured runs, whose records lack this metric; they are listed below",
     "§": "its gain compares different seeds than the student row's, or its trainer sets none",
     "¶": "the published run had another schedule or teacher; the differences are listed below",
     "◊": "the published number is the best epoch on the test images, ours the last epoch",

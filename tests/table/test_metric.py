@@ -105,7 +105,7 @@ def test_a_run_that_lacks_the_metric_is_told_and_does_not_count(make_run, tmp_pa
     shown = table(tmp_path, metric="ece")
     assert "| KD | **5.00 (1)†‖** |" in shown and "| student | unmeasured‖ |" in shown
     assert f"- unmeasured: {old}: its record has no ece; it has top1, top5" in shown
-    assert "- ‖ has runs whose record lacks this metric" in shown
+    assert "- ‖ has unmeasured runs" in shown
     page = table(tmp_path, "html", metric="ece")
     assert "student, -/resnet20, seed 0: no ECE<" in page
 
