@@ -5,6 +5,8 @@ import pytest
 from sdkd_plugin import demo
 from sdkd_plugin.config import configs_folder
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.registry import FORMATS
+from sdkd_plugin.table.report import TableOptions, make_report
 
 
 @pytest.mark.parametrize(
@@ -12,10 +14,8 @@ from sdkd_plugin.errors import UserError
 )
 def test_missing_package_names_the_extra(tmp_path, monkeypatch, module, package):
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == module else object())
-    with pytest.raises(
-        UserError,
-        match=rf"the demo needs {package}; install it with: pip install 'sdkd-plugin\[demo\]'",
-    ):
+    told = rf"the demo needs {package}; install it with: pip install 'sdkd-plugin\[demo\]'"
+    with pytest.raises(UserError, match=told):
         demo.run_demo(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
@@ -24,6 +24,18 @@ def test_configs_of_the_demo_exist():
     folder = configs_folder() / "cifar100"
     for name in (demo.TEACHER, *(f"{name}.yaml" for name in demo.STUDENTS)):
         assert (folder / name).is_file()
+
+
+def test_the_demos_tables_are_those_of_the_command(make_run, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the extra demo")
+    runs = (make_run("NONE", 0, [69.0]), make_run("KD", 0, [70.0]))
+    options = TableOptions(folders=runs, title=demo.TITLE)
+    demo._write_tables(options, tmp_path)
+    report = make_report(options)
+    page = (tmp_path / "table.md").read_text()
+    assert page == f"## {demo.TITLE}\n\n{demo.CAVEAT}\n\n{FORMATS['md'].build(report)}"
+    picture = (tmp_path / "table.png").read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n" and picture == FORMATS["png"].build(report)
 
 
 @pytest.mark.slow

@@ -34,18 +34,17 @@ def details_grid(comparison: Comparison, published: Sequence[Published]) -> Grid
     """One line per cell: rank, gain over the vanilla student, the published number and the
     difference, and the cost.
     """
-    head = ["pair", "method", "n", comparison.metric.label, "rank", "gain", "published"]
+    metric = comparison.metric
+    head = ["pair", "method", "n", metric.label, "rank", "gain", "published"]
     head += ["difference", "hours", "peak MiB", "parameters"]
     lines = _lines(comparison, published)
     rows = [_row(line) for line in lines]
-    notes = (
-        comparison.metric.notes + mark_notes(rows) + _published_notes(lines) + _cost_notes(lines)
-    )
+    notes = metric.notes + mark_notes(rows) + _published_notes(lines) + _cost_notes(lines)
 
     used = [column for column in range(len(head)) if any(row[column] is not EMPTY for row in rows)]
     return Grid(
         name="details",
-        title=DETAILS if comparison.metric.headline else "Rank, gain and cost",
+        title=DETAILS if metric.headline else "Rank, gain and cost",
         head=[head[column] for column in used],
         rows=[[row[column] for column in used] for row in rows],
         notes=notes,
@@ -54,10 +53,10 @@ def details_grid(comparison: Comparison, published: Sequence[Published]) -> Grid
 
 def published_number(cell: TableCell, published: Sequence[Published]) -> Published | None:
     """The published number for a cell; None as well where the cell's images are not the whole
-    CIFAR-100, or its metric is not what was published.
+    CIFAR-100.
     """
     column = cell.column
-    if not cell.metric.headline or not is_cifar100(column.protocol) or column.teacher is None:
+    if not is_cifar100(column.protocol) or column.teacher is None:
         return None
     return find_published(published, cell.row, column.teacher, column.student)
 

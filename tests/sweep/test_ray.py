@@ -7,17 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sdkd_plugin.sweep.command import run_sweep
+from sdkd_plugin.sweep.command import SweepOptions, run_sweep
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_node_dies_during_the_sweep_and_nothing_is_lost(tmp_path, monkeypatch):
-    pytest.importorskip(
-        "ray",
-        reason="Ray is not installed: THE RAY EXECUTOR IS NOT TESTED; pip install "
-        "'sdkd-plugin[cluster]'",
-    )
+    told = "THE RAY EXECUTOR IS NOT TESTED: no Ray here; pip install 'sdkd-plugin[cluster]'"
+    pytest.importorskip("ray", reason=told)
     from ray.cluster_utils import Cluster
 
     monkeypatch.chdir(tmp_path)
@@ -42,7 +39,7 @@ def test_a_node_dies_during_the_sweep_and_nothing_is_lost(tmp_path, monkeypatch)
     killer = threading.Thread(target=kill_when_training)
     killer.start()
     try:
-        run_sweep(Path("sweep.yaml"), jobs=2, executor="ray", address=cluster.address)
+        run_sweep(SweepOptions(Path("sweep.yaml"), jobs=2, executor="ray", address=cluster.address))
     finally:
         killer.join()
         import ray

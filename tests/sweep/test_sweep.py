@@ -14,6 +14,7 @@ import yaml
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.config import configs_folder
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.sweep.command import EXECUTORS, SweepOptions, run_sweep
 from sdkd_plugin.sweep.jobs import folder_of, read_sweep, unfinished
 
 TINY = {
@@ -31,18 +32,13 @@ def write(tmp_path, monkeypatch):
     """
     monkeypatch.chdir(tmp_path)
 
-    def write_file(**tree) -> Path:
-        tree = {
-            "methods": ["vanilla", "kd"],
-            "pairs": ["res56_res20"],
-            "seeds": [0, 1],
-            "overrides": TINY,
-            **tree,
-        }
+    usual = {"methods": ["vanilla", "kd"], "pairs": ["res56_res20"], "seeds": [0, 1]}
+
+    def write_file(**changes) -> Path:
+        tree = {**usual, "overrides": TINY, **changes}
+        given = {key: value for key, value in tree.items() if value is not None}
         path = tmp_path / "sweep.yaml"
-        path.write_text(
-            yaml.safe_dump({key: value for key, value in tree.items() if value is not None})
-        )
+        path.write_text(yaml.safe_dump(given))
         return path
 
     return write_file
@@ -61,41 +57,36 @@ def test_methods_times_pairs_times_seeds_with_the_missing_teacher_first(write):
         "kd/res56_res20 seed 0",
         "kd/res56_res20 seed 1",
     ]
-    teacher, student = sweep.teachers[0].config(), sweep.students[3].config()
-    assert (teacher.DISTILLER.TYPE, teacher.DISTILLER.STUDENT, teacher.SOLVER.SEED) == (
-        "NONE",
-        "resnet56",
-        0,
-    )
+
+    teacher = sweep.teachers[0].config()
+    assert (teacher.DISTILLER.TYPE, teacher.DISTILLER.STUDENT) == ("NONE", "resnet56")
+    assert teacher.SOLVER.SEED == 0
+    student = sweep.students[3].config()
     assert (student.SOLVER.SEED, student.DATASET.TYPE) == (1, "digits")
-    assert (
-        Path(student.DISTILLER.TEACHER_CKPT) == folder_of(sweep.teachers[0]).path / "student_latest"
-    )
+    checkpoint = folder_of(sweep.teachers[0]).path / "student_latest"
+    assert Path(student.DISTILLER.TEACHER_CKPT) == checkpoint
 
 
 def test_vanilla_is_one_run_for_all_teachers_of_a_student(write):
-    sweep = read_sweep(
-        write(methods=["vanilla"], pairs=["res56_res20", "res110_res20", "res110_res32"], seeds=[3])
-    )
+    pairs = ["res56_res20", "res110_res20", "res110_res32"]
+    sweep = read_sweep(write(methods=["vanilla"], pairs=pairs, seeds=[3]))
     assert labels(sweep.students) == ["vanilla/resnet20 seed 3", "vanilla/resnet32 seed 3"]
     assert sweep.teachers == []
 
 
 def test_variants_are_runs_of_their_own_in_folders_of_their_own(write):
     variants = {"sdkd": {"full": {}, "no mutual": {"SDKD.LOSS.MUTUAL_WEIGHT": 0.0}}}
-    (Path("teacher.pth")).write_bytes(b"content")
-    sweep = read_sweep(
-        write(methods=["sdkd"], seeds=[0], variants=variants, teachers={"resnet56": "teacher.pth"})
-    )
+    Path("teacher.pth").write_bytes(b"content")
+    teachers = {"resnet56": "teacher.pth"}
+    sweep = read_sweep(write(methods=["sdkd"], seeds=[0], variants=variants, teachers=teachers))
     assert labels(sweep.students) == [
         "sdkd/res56_res20 full seed 0",
         "sdkd/res56_res20 no mutual seed 0",
     ]
     assert [job.config().SDKD.LOSS.MUTUAL_WEIGHT for job in sweep.students] == [1.0, 0.0]
     assert len({folder_of(job).path for job in sweep.students}) == 2
-    assert (
-        sweep.teachers == [] and sweep.students[0].config().DISTILLER.TEACHER_CKPT == "teacher.pth"
-    )
+    assert sweep.teachers == []
+    assert sweep.students[0].config().DISTILLER.TEACHER_CKPT == "teacher.pth"
 
 
 def test_the_command_lines_overrides_come_last(write):
@@ -114,17 +105,37 @@ def test_commands_are_the_missing_teachers_and_then_the_students(write, capsys):
     out, err = capsys.readouterr()
     (line,) = out.splitlines()
     assert "vanilla/resnet56.yaml --resume" in line and "for the 2 students" in err
+
     Path("teacher.pth").write_bytes(b"content")
-    assert (
-        main(["sweep", str(write(seeds=[0], teachers={"resnet56": "teacher.pth"})), "--commands"])
-        == 0
-    )
+    path = write(seeds=[0], teachers={"resnet56": "teacher.pth"})
+    assert main(["sweep", str(path), "--commands"]) == 0
     out, err = capsys.readouterr()
-    assert [("/kd/" in line, "TEACHER_CKPT teacher.pth" in line) for line in out.splitlines()] == [
-        (False, False),
-        (True, True),
-    ]
+    found = [("/kd/" in line, "TEACHER_CKPT teacher.pth" in line) for line in out.splitlines()]
+    assert found == [(False, False), (True, True)]
     assert err == ""
+
+
+def test_options_may_be_built_by_a_program(write, capsys):
+    run_sweep(SweepOptions(write(seeds=[0]), ("SOLVER.EPOCHS", "2"), commands_only=True))
+    assert "SOLVER.EPOCHS 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jobs": 0}, "--jobs is 0; allowed: 1 or more"),
+        ({"executor": "rai"}, "unknown executor 'rai' in --executor: did you mean 'ray'"),
+    ],
+)
+def test_bad_options_are_told_before_the_file_is_read(options, message):
+    with pytest.raises(UserError, match=message):
+        run_sweep(SweepOptions(Path("nix.yaml"), **options))
+
+
+def test_the_command_line_offers_the_executors_there_are(capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    assert f"{{{','.join(EXECUTORS)}}}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -179,50 +190,47 @@ def test_the_sweeps_that_ship_expand(name, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_runs_goes_on_after_a_failure_and_is_not_repeated(write, capsys):
+    def written() -> dict[Path, int]:
+        return {file: file.stat().st_mtime_ns for file in Path("output").rglob("result.json")}
+
     Path("broken.pth").write_bytes(b"no checkpoint")
     path = write(seeds=[0], teachers={"resnet56": "broken.pth"})
     assert main(["sweep", str(path), "--jobs", "2"]) == 2
     captured = capsys.readouterr()
     assert "2 runs, 0 of them finished" in captured.out
-    assert (
-        "1 of 2 runs failed" in captured.err
-        and "kd/res56_res20 seed 0: exit code 2: error: checkpoint broken.pth" in captured.err
-    )
+    assert "1 of 2 runs failed" in captured.err
+    assert "kd/res56_res20 seed 0: exit code 2: error: checkpoint broken.pth" in captured.err
+
     path = write(seeds=[0])
     assert main(["sweep", str(path), "--jobs", "2"]) == 0
     assert "3 runs, 1 of them finished" in capsys.readouterr().out
-    results = {file: file.stat().st_mtime_ns for file in Path("output").rglob("result.json")}
+    results = written()
     assert len(results) == 3
+
     assert main(["sweep", str(path)]) == 0
     assert "3 runs, 3 of them finished" in capsys.readouterr().out
-    assert {
-        file: file.stat().st_mtime_ns for file in Path("output").rglob("result.json")
-    } == results
+    assert written() == results
     assert list(unfinished(read_sweep(path).students)) == []
 
 
 @pytest.mark.slow
 def test_ctrl_c_stops_the_runs_and_the_sweep_goes_on_from_there(write, tmp_path):
-    path = write(
-        methods=["vanilla"],
-        seeds=[0],
-        overrides={**TINY, "DATASET.SUBSET": 1.0, "SOLVER.EPOCHS": 6},
-    )
+    overrides = {**TINY, "DATASET.SUBSET": 1.0, "SOLVER.EPOCHS": 6}
+    path = write(methods=["vanilla"], seeds=[0], overrides=overrides)
     command = [sys.executable, "-m", "sdkd_plugin", "sweep", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # a shell that put the tests into the background made SIGINT ignored, which children inherit
     heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, **heed
-    )
+    place = {"cwd": tmp_path, "env": environment}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **place, **heed)
+
     deadline = time.monotonic() + 300
     while not list(tmp_path.rglob("student_latest")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert not list(tmp_path.rglob("result.json"))
-    assert (
-        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).returncode == 0
-    )
+
+    assert subprocess.run(command, capture_output=True, **place).returncode == 0
     (result,) = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["epochs"] == 6

@@ -10,13 +10,8 @@ def labels(comparison) -> list[str]:
 
 
 def test_vanilla_stands_beside_every_teacher_of_its_student():
-    runs = [
-        bare_run(),
-        bare_run(teacher="resnet110"),
-        bare_run(student="resnet32"),
-        bare_run("NONE", top1=69.0),
-    ]
-    comparison = compare_runs(runs, [])
+    runs = [bare_run(), bare_run(teacher="resnet110"), bare_run(student="resnet32")]
+    comparison = compare_runs([*runs, bare_run("NONE", top1=69.0)], [])
     assert labels(comparison) == ["resnet56/resnet20", "resnet110/resnet20", "resnet56/resnet32"]
     assert [("student", at) in comparison.cells for at in range(3)] == [True, True, False]
 
@@ -48,18 +43,14 @@ def test_other_protocols_are_never_mixed(change):
 
 
 def test_another_checkpoint_of_the_teacher_is_another_column():
-    comparison = compare_runs(
-        [
-            bare_run(seed=0),
-            bare_run(seed=1, teacher="resnet56", **{"teacher__": 0}),
-            bare_run("NONE"),
-        ],
-        [],
-    )
+    runs = [bare_run(seed=0), bare_run("NONE")]
+    odd = bare_run(seed=1, teacher="resnet56", **{"teacher__": 0})
+    comparison = compare_runs([*runs, odd], [])
     assert len(comparison.columns) == 2  # the odd key alone splits here; the hash must do so too:
+
     other = bare_run(seed=1, path="other")
     other.identity["teacher"] = "retrained"
-    comparison = compare_runs([bare_run(seed=0), other, bare_run("NONE")], [])
+    comparison = compare_runs([*runs, other], [])
     assert labels(comparison) == ["resnet56/resnet20 [a]", "resnet56/resnet20 [b]"]
     assert comparison.differing == {
         "a": {"teacher checkpoint": "resnet56-hash"},
@@ -79,23 +70,14 @@ def test_a_teacher_trained_along_joins_its_pair():
 
 
 def test_a_model_that_only_teaches_is_listed():
-    comparison = compare_runs(
-        [bare_run(), bare_run("NONE", student="resnet56"), bare_run("NONE")], []
-    )
+    runs = [bare_run(), bare_run("NONE", student="resnet56")]
+    comparison = compare_runs([*runs, bare_run("NONE")], [])
     assert labels(comparison) == ["resnet56/resnet20"]
     assert [teacher.student for teacher in comparison.teachers] == ["resnet56"]
-    learns = compare_runs(
-        [
-            bare_run(),
-            bare_run("NONE", student="resnet56"),
-            bare_run(teacher="resnet110", student="resnet56"),
-        ],
-        [],
-    )
-    assert (
-        learns.teachers == []
-        and ("student", labels(learns).index("resnet110/resnet56")) in learns.cells
-    )
+
+    learns = compare_runs([*runs, bare_run(teacher="resnet110", student="resnet56")], [])
+    assert learns.teachers == []
+    assert ("student", labels(learns).index("resnet110/resnet56")) in learns.cells
 
 
 def test_letters_go_on_after_z():

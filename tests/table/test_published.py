@@ -37,12 +37,8 @@ def test_poster_ends_with_the_computed_gain():
 
 def test_best_of_a_column_is_marked_whoever_owns_it():
     grid = published_grid(published_table("poster"))
-    marked = [
-        (row[0].text, grid.head[at])
-        for row in grid.rows
-        for at, cell in enumerate(row)
-        if cell.best
-    ]
+    cells = [(row, at, cell) for row in grid.rows for at, cell in enumerate(row)]
+    marked = [(row[0].text, grid.head[at]) for row, at, cell in cells if cell.best]
     assert marked == [
         ("SimKD", "wrn_40_2/wrn_40_1"),
         ("DistPro", "wrn_40_2/wrn_16_2"),

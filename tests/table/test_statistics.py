@@ -52,12 +52,15 @@ def test_sign_flips_by_hand(differences, p):
     assert compare_paired(ours, theirs).p == p
 
 
-@pytest.mark.parametrize("unit", [1e-9, 1e9])
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
 def test_the_unit_of_a_metric_does_not_change_p(unit):
-    # 3, 1, -1 as above, on values that carry rounding errors; a last bit must not count
-    theirs = {seed: unit * value for seed, value in enumerate([70.1, 69.7, 71.3])}
-    ours = {seed: theirs[seed] + unit * change for seed, change in enumerate((3, 1, -1))}
-    assert compare_paired(ours, theirs).p == 0.75
+    # of 16 sums 1 is 0.4, 4 are 0.2, 6 are 0.0, and their negatives: 10 reach 0.2
+    values = [70.1, 69.7, 71.3, 70.9]
+    changes = [0.1, 0.1, 0.1, -0.1]
+    theirs = {seed: unit * value for seed, value in enumerate(values)}
+    pairs = zip(values, changes, strict=True)
+    ours = {seed: unit * (value + change) for seed, (value, change) in enumerate(pairs)}
+    assert compare_paired(ours, theirs).p == 0.625
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 9])

@@ -55,9 +55,8 @@ def test_a_format_from_outside_is_one_of_the_command_lines(mixed_runs, shout, ca
     assert main(["table", str(mixed_runs), "--format", "shout"]) == 0
     assert capsys.readouterr().out.startswith("TOP-1 ACCURACY (%) ON THE TEST IMAGES")
     assert main(["table", str(mixed_runs), "--format", "shouts"]) == 2
-    assert (
-        "did you mean 'shout'? known: csv, html, latex, md, png, shout" in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "did you mean 'shout'? known: csv, html, latex, md, png, shout" in told
 
 
 def test_an_unknown_format_is_told_before_any_run_is_read(capsys):
