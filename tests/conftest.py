@@ -4,14 +4,13 @@ wheel.
 
 import shutil
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from support import runs
-from support.installed import call
+from support.installed import call, make_environment
 
 from sdkd_plugin import plugins
 from sdkd_plugin.registry import DATASETS, FORMATS, METHODS, MODELS
@@ -49,8 +48,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def open_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process that has let no plugin in yet; what the test lets in from its own folder is gone
-    after it.
+    """A process that has let no plugin in yet; the loose files that the test lets in, and whatever
+    it imports from its own folder, are gone after it.
     """
     registries = [METHODS, MODELS, DATASETS, FORMATS]
     for registry in registries:
@@ -59,19 +58,15 @@ def open_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setattr(plugins, "_doors", plugins._Doors({}, []))
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
+    loose = {plugin["module"] for plugin in plugins.describe_plugins() if not plugin["version"]}
     for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+        if name in loose or str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """bin/ of a fresh environment with the wheel, built from a copy of the sources.
-
-    The wheel's dependencies are lent by the environment that runs the tests. The package is not: an
-    editable install works through a .pth file, and those count in an environment's own
-    site-packages only.
-    """
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as a wheel, built from a copy of the sources."""
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "output", "__pycache__")
     source = shutil.copytree(ROOT, folder / "source", ignore=ignored)
@@ -87,25 +82,11 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=folder,
     )
     shutil.rmtree(source)
-    call(sys.executable, "-m", "venv", folder / "env", cwd=folder)
-    programs = folder / "env" / "bin"
     (wheel,) = folder.glob("*.whl")
-    call(
-        programs / "python",
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-index",
-        "--no-deps",
-        wheel,
-        cwd=folder,
-    )
-    code = "import sysconfig; print(sysconfig.get_path('purelib'), end='')"
-    own = Path(call(programs / "python", "-c", code, cwd=folder))
-    (own / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    where = call(
-        programs / "python", "-c", "import sdkd_plugin; print(sdkd_plugin.__file__)", cwd=folder
-    )
-    assert where.startswith(str(own))
-    return programs
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def programs(wheel: Path) -> Path:
+    """bin/ of a fresh environment with the wheel."""
+    return make_environment(wheel.parent / "env", wheel)

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from sdkd_plugin.config import default_config, load_config
-from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.distillers.reviewkd import levels
 from sdkd_plugin.models import build_model
+from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]

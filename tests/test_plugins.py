@@ -18,7 +18,7 @@ from sdkd_plugin.__main__ import _parser, main
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import sha256
 from sdkd_plugin.registry import METHODS, MODELS, Registry
-from sdkd_plugin.sweep.command import run_sweep
+from sdkd_plugin.sweep.command import SweepOptions, run_sweep
 from sdkd_plugin.sweep.jobs import read_sweep
 
 METHOD = """
@@ -81,11 +81,15 @@ def test_a_file_registers_by_its_path_and_finds_its_neighbours(here):
     assert METHODS["OUTSIDER"].place == f"{here / 'deep' / 'my_plugin.py'}:6"
 
 
-def test_what_is_installed_is_not_shadowed_by_the_working_directory(here):
-    (here / "yacs.py").write_text("raise RuntimeError")
-    plugins.import_plugins(["yacs"])
-    (plugin,) = plugins.describe_plugins()
-    assert plugin["module"] == plugin["distribution"] == "yacs" and plugin["version"]
+def test_what_is_installed_is_not_shadowed_by_the_working_directory(here, monkeypatch):
+    write_distribution(here / "site", "ware", "")
+    (here / "site" / "ware-1.5.dist-info" / "top_level.txt").write_text("ware\n")
+    (here / "site" / "ware.py").write_text(METHOD)
+    (here / "ware.py").write_text("raise RuntimeError")
+    monkeypatch.syspath_prepend(here / "site")
+    plugins.import_plugins(["ware"])
+    expected = {"module": "ware", "distribution": "ware", "version": "1.5"}
+    assert plugins.describe_plugins() == [{**expected, "sha256": sha256("site/ware.py")}]
 
 
 WRONG = [
@@ -157,6 +161,8 @@ def test_entry_points_load_once_when_a_registry_is_first_asked(here, monkeypatch
     Registry("animal", "CAGE", "sdkd_plugin.data")
     assert not Path("count").exists()
     assert METHODS["OUTSIDER"].info == {"config": {"WEIGHT": 1.0}}
+    # they are not looked for again
+    monkeypatch.delattr(plugins, "entry_points")
     assert MODELS["resnet8"] and list(METHODS)
     assert Path("count").read_text() == "x"
     expected = {"module": "lazy_plugin", "distribution": "lazy", "version": "1.5"}
@@ -301,7 +307,7 @@ def test_the_workers_of_ray_have_the_imports(sweep, tmp_path_factory, monkeypatc
     ray.init(num_cpus=2, log_to_driver=False)
     monkeypatch.chdir(sweep.parent)
     try:
-        run_sweep(sweep, executor="ray")
+        run_sweep(SweepOptions(sweep, executor="ray"))
     finally:
         ray.shutdown()
     (result,) = sweep.parent.rglob("result.json")

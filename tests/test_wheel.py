@@ -6,10 +6,10 @@ import pytest
 from support.installed import call
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN = (
-    "train --cfg configs/cifar100/vanilla/resnet20.yaml DATASET.TYPE digits DATASET.SUBSET 0.2 "
-    "SOLVER.EPOCHS 1"
-).split()
+TRAIN = [
+    *"train --cfg configs/cifar100/vanilla/resnet20.yaml".split(),
+    *"DATASET.TYPE digits DATASET.SUBSET 0.2 SOLVER.EPOCHS 1".split(),
+]
 
 
 @pytest.mark.slow

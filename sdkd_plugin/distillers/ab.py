@@ -13,8 +13,8 @@ from sdkd_plugin.distillers import feature_init
 from sdkd_plugin.distillers.base import at_least_float32
 from sdkd_plugin.distillers.feature_init import FeatureInit
 from sdkd_plugin.distillers.maps import fitting_convolution
-from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from sdkd_plugin.allowed import Above, AtLeast, OneOf
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.maps import unit
-from sdkd_plugin.distillers.probe import pooled_dim
+from sdkd_plugin.models.probe import pooled_dim
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

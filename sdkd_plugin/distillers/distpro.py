@@ -16,9 +16,9 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import AtLeast, Between, OneOf
 from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy, whole_epochs
-from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.distillers.reviewkd import hcl
 from sdkd_plugin.models.base import conv_norm
+from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

@@ -12,8 +12,8 @@ from yacs.config import CfgNode
 from sdkd_plugin.allowed import Above, AtLeast
 from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy, whole_epochs
 from sdkd_plugin.distillers.kd import kd_loss
-from sdkd_plugin.distillers.probe import eval_mode
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.models.probe import eval_mode
 
 INIT = "init"
 CONFIG = {

@@ -15,8 +15,8 @@ from sdkd_plugin.distillers.base import Distiller, Phase, at_least_float32, cros
 from sdkd_plugin.distillers.feature_init import FeatureInit
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.maps import fitting_convolution, pool_pair
-from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

@@ -13,8 +13,8 @@ from sdkd_plugin.allowed import Above, AtLeast, OneOf
 from sdkd_plugin.distillers.base import Distiller, Phase, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.feature_init import INIT, init_phase
 from sdkd_plugin.distillers.maps import pool_pair, unit
-from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

@@ -11,8 +11,8 @@ from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import AtLeast, OneOf
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
-from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

@@ -13,9 +13,9 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.allowed import Above, Anything, AtLeast, Numbers
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
-from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.base import CifarNet, conv_norm, init_convolutions
+from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

@@ -12,8 +12,8 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.allowed import Anything, AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import warmup_factor
-from sdkd_plugin.distillers.probe import probe
 from sdkd_plugin.models.base import conv_norm
+from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

@@ -17,7 +17,7 @@ from sdkd_plugin.distillers.base import (
     whole_epochs,
 )
 from sdkd_plugin.distillers.kd import kd_loss
-from sdkd_plugin.distillers.probe import probe
+from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

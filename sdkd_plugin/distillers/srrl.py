@@ -10,8 +10,8 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.allowed import Above, AtLeast, OneOf
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
-from sdkd_plugin.distillers.probe import pooled_dim
 from sdkd_plugin.models.base import conv_norm, init_convolutions
+from sdkd_plugin.models.probe import pooled_dim
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
