@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sdkd_plugin.allowed import AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
 from sdkd_plugin.registry import METHODS
 
@@ -13,6 +14,7 @@ CONFIG = {
     "CE_WEIGHT": 0.1,  # weight of the cross entropy with the labels
     "MSE_WEIGHT": 0.9,  # weight of the squared difference
 }
+ALLOWED = {"CE_WEIGHT": AtLeast(0), "MSE_WEIGHT": AtLeast(0)}
 
 
 def logit_mse_loss(logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
@@ -21,7 +23,7 @@ def logit_mse_loss(logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
     return difference.square().mean()
 
 
-@METHODS.register("LOGITMSE", config=CONFIG)
+@METHODS.register("LOGITMSE", config=CONFIG, allowed=ALLOWED)
 class LogitMSE(Distiller):
     """CE_WEIGHT * CE + MSE_WEIGHT * logit MSE; nothing trainable beside the student."""
 
