@@ -1,7 +1,6 @@
 """How fast and how large a training step is, as ratios of variants timed in turn within one run.
 
-    python benchmarks/throughput.py [--rounds 3] [--steps 40] [--data cifar100.npz] [--methods AT SP
-    ...]
+    python benchmarks/throughput.py [--rounds 3] [--steps 40] [--data FILE.npz] [--methods AT ...]
 
 Variants, each in its own process: `plain` is DKD written as one writes it first (contiguous memory,
 PIL transforms in a DataLoader with two workers); `DKD`, `KD`, `CRD`, `SDKD` are this package's

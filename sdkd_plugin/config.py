@@ -15,6 +15,7 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.defaults import ALLOWED, DEFAULTS, RENAMED_VALUES
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import DATASETS, METHODS
+from sdkd_plugin.renames import both_names, renamed_keys, todays_value
 
 
 def default_config() -> CN:
@@ -79,43 +80,6 @@ def check_method(cfg: CN, name: str) -> None:
         allowed.check(f"{name}.{key}", flat[key])
     if "rule" in info:
         info["rule"](cfg)
-
-
-def renamed_keys() -> dict[str, str]:
-    """The first name of every method's key that has had another, to the name it has today."""
-    return {
-        f"{entry.name}.{first}": f"{entry.name}.{today}"
-        for entry in METHODS
-        for first, today in entry.info.get("renamed", {}).items()
-    }
-
-
-def current_names(flat: dict[str, Any]) -> dict[str, Any]:
-    """{dotted key: value} as any version wrote it, with today's names of keys and values.
-
-    Raises:
-        UserError: one key stands there under both its names, with different values.
-    """
-    renamed = renamed_keys()
-    current: dict[str, Any] = {}
-    for key, value in flat.items():
-        name = renamed.get(key, key)
-        value = _renamed(value, RENAMED_VALUES.get(name, {}))
-        if current.setdefault(name, value) != value:
-            raise _both_names({key: value, name: current[name]}, "a config")
-    return current
-
-
-def first_names(flat: dict[str, Any]) -> dict[str, Any]:
-    """{dotted key: value} with the names that keys and values had first: what must not change when
-    a name does, such as the hash in a run folder's name, is made of these.
-    """
-    first_keys = {today: first for first, today in renamed_keys().items()}
-    first = {}
-    for key, value in current_names(flat).items():
-        names = {today: old for old, today in RENAMED_VALUES.get(key, {}).items()}
-        first[first_keys.get(key, key)] = _renamed(value, names)
-    return first
 
 
 def scaled_config(cfg: CN) -> CN:
@@ -253,21 +217,11 @@ def _merge(node: CN, tree: dict, prefix: str, source: _Source) -> None:
             _merge(node[leaf], value, f"{name}.", source)
         else:
             value = _coerce(spelled, value, node[leaf], source.where)
-            node[leaf] = _renamed(value, RENAMED_VALUES.get(name, {}))
+            node[leaf] = todays_value(value, RENAMED_VALUES.get(name, {}))
             before, other = source.given.get(name, (spelled, value))
             if before != spelled and other != value:
-                raise _both_names({before: other, spelled: value}, source.where)
+                raise both_names({before: other, spelled: value}, source.where)
             source.given[name] = (spelled, value)
-
-
-def _renamed(value: Any, names: dict[str, str]) -> Any:
-    """Today's name of a value; what is no name stays."""
-    return names.get(value, value) if isinstance(value, str) else value
-
-
-def _both_names(values: dict[str, Any], where: str) -> UserError:
-    said = " and ".join(f"{name} {value!r}" for name, value in values.items())
-    return UserError(f"{where} sets {said}, which are two names of one key; keep one of them")
 
 
 def _coerce(name: str, value: Any, default: Any, where: str) -> Any:

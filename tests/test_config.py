@@ -18,10 +18,8 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import (
     active_config,
     check_config,
-    current_names,
     default_config,
     epoch_keys,
-    first_names,
     flatten,
     load_config,
     scaled_config,
@@ -29,6 +27,7 @@ from sdkd_plugin.config import (
 from sdkd_plugin.defaults import DEFAULTS
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import METHODS
+from sdkd_plugin.renames import current_names, first_names
 
 ALL = [entry.name for entry in METHODS]
 

@@ -14,7 +14,8 @@ from support.installed import write_distribution
 from support.tiny import BASE, tiny_yaml
 
 from sdkd_plugin import plugins
-from sdkd_plugin.__main__ import _parser, main
+from sdkd_plugin.__main__ import main
+from sdkd_plugin.arguments import make_parser
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import sha256
 from sdkd_plugin.registry import METHODS, MODELS, Registry
@@ -53,8 +54,8 @@ def here(tmp_path, monkeypatch, open_doors) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_takes_imports(command):
     options = [command, "--import", "a", "--import", "b.py", *COMMANDS[command]]
-    assert _parser().parse_args(options).imports == ["a", "b.py"]
-    assert _parser().parse_args([command, *COMMANDS[command]]).imports == []
+    assert make_parser().parse_args(options).imports == ["a", "b.py"]
+    assert make_parser().parse_args([command, *COMMANDS[command]]).imports == []
 
 
 def test_every_command_there_is_is_in_the_list_above(capsys):

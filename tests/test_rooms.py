@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sdkd_plugin"
 ROOMS = (  # top first
     "__main__",
+    "arguments",
     "demo",
     "sweep",
     "table",
@@ -24,7 +25,7 @@ ROOMS = (  # top first
     "models",
 )
 GROUND = (  # knows no method
-    *("config", "defaults", "allowed", "weights", "files", "randomness"),
+    *("config", "renames", "defaults", "allowed", "weights", "files", "randomness"),
     *("plugins", "registry", "errors"),
 )
 

@@ -49,7 +49,8 @@ class Distiller(nn.Module):
     and by overriding `phases`, `begin_phase`, `get_parameter_groups`, `before_step` and `deployed`.
     Epoch-valued config keys are declared at registration (`epoch_keys`), so that short schedules
     scale them; so are keys that name a file (`file_keys`), whose content then counts as part of the
-    run's identity, not its path.
+    run's identity, not its path. What each key may hold is declared there, too (`allowed`), as is
+    what several must hold together (`rule`) and the first name of one that was renamed (`renamed`).
     """
 
     teacher_from = "checkpoint"

@@ -9,11 +9,12 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin import weights
-from sdkd_plugin.config import check_method, current_names, default_config, flatten, set_value
+from sdkd_plugin.config import check_method, default_config, flatten, set_value
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import METHODS
+from sdkd_plugin.renames import current_names
 
 # what "deploy" holds
 ENTRY = {"method": str, "teacher": str, "student": str, "num_classes": int, "config": dict}

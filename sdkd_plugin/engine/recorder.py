@@ -9,11 +9,12 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from sdkd_plugin.config import current_names
 from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.renames import current_names
 from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.names import SCHEMA_1_COLUMNS
 from sdkd_plugin.runs.record import HEADLINE
 
 Row = dict[str, Any]
@@ -86,10 +87,9 @@ class Recorder:
         state = checkpoint.load_newest(self.folder.path / "latest", self._check)
         if state is None:
             return None
-        # runs of record schema 1 called a phase "stage"
-        names = {"stage": "phase"}
         self.history = [
-            {names.get(key, key): value for key, value in row.items()} for row in state["history"]
+            {SCHEMA_1_COLUMNS.get(key, key): value for key, value in row.items()}
+            for row in state["history"]
         ]
         self.folder.write_metrics(self.history)
         return state

@@ -2,8 +2,9 @@
 
 config.yaml       the resolved config; `--cfg` on it repeats the run
 identity.json     what decides the result: config, data and teacher by content
-environment.json  command, commit, versions, device; changes.diff beside it if the checkout was not
-clean metrics.csv       one row per epoch
+environment.json  command, commit, versions, device, plugins
+changes.diff      what the commit does not hold; only if the checkout was not clean
+metrics.csv       one row per epoch
 latest, best, student_latest, student_best, epoch_<n>, student_<n>    checkpoints
 train.events/     TensorBoard
 result.json       written last: a folder without it is an unfinished run
@@ -19,11 +20,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import active_config, current_names, first_names, flatten
+from sdkd_plugin.config import active_config, flatten
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_json, sha256, write_json, write_text
 from sdkd_plugin.registry import METHODS
+from sdkd_plugin.renames import current_names, first_names
 from sdkd_plugin.runs.record import Result
 from sdkd_plugin.runs.teacher import loads_teacher, teacher_path
 
@@ -134,9 +136,9 @@ class RunFolder:
         try:
             return Result.read(self.path)
         except UserError as error:
-            raise UserError(
-                f"{self.path}: {error}; remove the run folder or restore the file"
-            ) from error
+            remedy = "remove the run folder or restore the file"
+            said = str(error).removesuffix(f"; {remedy}")
+            raise UserError(f"{self.path}: {said}; {remedy}") from error
 
     @property
     def started(self) -> bool:

@@ -16,6 +16,7 @@ SCHEMA_1 = {
     "SOTEACHER.KD.T": "SOTEACHER.KD.TAU",
     "SRRL.T": "SRRL.TAU",
 }
+SCHEMA_1_COLUMNS = {"stage": "phase"}  # of metrics.csv, and so of the history in a checkpoint
 
 
 def todays(identity: Mapping[str, Any]) -> dict[str, Any]:

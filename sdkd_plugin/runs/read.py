@@ -14,7 +14,7 @@ from typing import Any
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_json
-from sdkd_plugin.runs.names import todays
+from sdkd_plugin.runs.names import SCHEMA_1_COLUMNS, todays
 from sdkd_plugin.runs.record import FILE, HEADLINE, Result
 
 # a folder with any of these claims to be a run
@@ -253,8 +253,8 @@ def _read_metrics(path: Path) -> list[_Row]:
 
 
 def _metrics_rows(head: list[str], lines: list[list[str]]) -> list[_Row]:
-    # runs of schema 1 called the column "stage"
-    phase = head.index("phase" if "phase" in head else "stage")
+    head = [SCHEMA_1_COLUMNS.get(name, name) for name in head]
+    phase = head.index("phase")
     epoch = head.index("epoch")
     seconds = [head.index("train_seconds"), head.index("test_seconds")]
     head.index(f"test_{HEADLINE}")

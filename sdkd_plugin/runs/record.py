@@ -182,6 +182,14 @@ def _check(value: dict[str, Any]) -> None:
 
     for name in ("last", "best"):
         _check_scores(name, value[name], value["metrics"])
+    scored = value["teacher_score"]
+    if scored is not None:
+        if not isinstance(scored, dict):
+            raise UserError(f"teacher_score in {FILE} is {scored!r}; allowed: scores by metric")
+        # a teacher that an earlier version scored may lack the later metrics
+        known = {key: meaning for key, meaning in value["metrics"].items() if key in scored}
+        _check_scores("teacher_score", scored, known)
+
     for key in (*COSTS, "train_images"):
         number = value.get(key)
         if not _is_number(number) or number < 0:

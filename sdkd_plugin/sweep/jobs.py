@@ -1,8 +1,7 @@
 """From a sweep file to runs: methods x pairs x seeds x variants, teachers first, what is finished
 left alone.
 
-methods: [vanilla, kd, mine/configs]      folders under configs/cifar100/; with a /: any folder,
-by its path
+methods: [vanilla, kd, mine/configs]      folders under configs/cifar100/; with a /, any folder
 pairs: [res56_res20]                      files there; vanilla trains the pair's student
 seeds: [0, 1, 2]
 overrides: {SOLVER.EPOCHS: 12}            any config keys, for every run

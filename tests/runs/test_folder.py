@@ -228,3 +228,13 @@ def test_a_torn_json_file_is_refused_and_a_missing_one_is_none(tmp_path):
     (tmp_path / "torn.json").write_text('{"a": ')
     with pytest.raises(UserError, match="torn.json is no valid json"):
         read_json(tmp_path / "torn.json")
+
+
+def test_a_torn_record_is_told_once_with_what_to_do(tmp_path):
+    folder = folder_of(tmp_path)
+    folder.path.mkdir(parents=True)
+    for text, fault in (("{", "is no valid json"), ("{}", "lacks ")):
+        (folder.path / "result.json").write_text(text)
+        with pytest.raises(UserError, match=fault) as error:
+            folder.result  # noqa: B018, the property reads the file
+        assert str(error.value).count("remove the run folder or restore the file") == 1

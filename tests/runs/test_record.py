@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from support.runs import RESULT
 
-from sdkd_plugin.config import current_names, load_config, renamed_keys
+from sdkd_plugin.config import load_config
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.renames import current_names, renamed_keys
 from sdkd_plugin.runs.folder import RunFolder
 from sdkd_plugin.runs.names import SCHEMA_1 as SCHEMA_1_NAMES
 from sdkd_plugin.runs.names import todays
@@ -56,6 +57,9 @@ def test_a_metric_nobody_knew_is_carried_by_name(tmp_path):
         ({"last": {}}, "last.top1 in result.json is None; it must be a percentage"),
         ({"last": {**RESULT.last, "ece": 100.5}}, "last.ece in result.json is 100.5; .*percentage"),
         ({"best": {**RESULT.best, "loss": "x"}}, "best.loss in result.json is 'x'; .*a number"),
+        ({"teacher_score": {"top1": None}}, "teacher_score.top1 in result.json is None"),
+        ({"teacher_score": {"ece": 101.0}}, "teacher_score.ece in result.json is 101.0"),
+        ({"teacher_score": "good"}, "teacher_score in result.json is 'good'; allowed: scores"),
         ({"best_epoch": None}, "best_epoch in result.json is None"),
         ({"train_images": None}, "train_images in result.json is None; it must be a number"),
         ({"environment": []}, "has no environment"),

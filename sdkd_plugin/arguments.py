@@ -1,0 +1,215 @@
+"""What the command line takes; it imports nothing heavy, so that --help answers at once."""
+
+import argparse
+
+from sdkd_plugin import __version__
+
+EPILOG = (
+    "DATASET.TYPE: cifar100 | npz | imagefolder | digits. All keys: sdkd_plugin/defaults.py; a "
+    "method's: docs/methods/."
+)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Every command with its options; the namespace says as `command` which one was given, and as
+    `imports` what `--import` named.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sdkd_plugin", description="Knowledge distillation on CIFAR-100, reproducibly."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    _add_runs(commands)
+    _add_table(commands)
+    _add_sweeps(commands)
+    _add_bridge(commands)
+
+    for command in commands.choices.values():
+        command.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="a module or .py file that registers a method, model, data set or format; "
+            "may be given several times; see examples/outside/",
+        )
+    return parser
+
+
+def _add_runs(commands: argparse._SubParsersAction) -> None:
+    train = commands.add_parser(
+        "train", help="train a student (or a teacher) as a yaml file says", epilog=EPILOG
+    )
+    train.add_argument(
+        "--cfg", required=True, help="yaml file, such as configs/cifar100/sdkd/res56_res20.yaml"
+    )
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with this run if it was interrupted; exact to the bit on the CPU",
+    )
+    train.add_argument(
+        "--train-teacher",
+        action="store_true",
+        help="train the teacher first if its checkpoint is missing",
+    )
+    train.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show resolved config, scaled epochs, parameters and expected cost, and stop",
+    )
+    train.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="overrides, such as SOLVER.SEED 1 DATASET.TYPE digits",
+    )
+
+    score = commands.add_parser("eval", help="score a checkpoint", epilog=EPILOG)
+    score.add_argument(
+        "-m",
+        "--model",
+        default="",
+        help="model name, such as resnet20, unless the file says what it holds",
+    )
+    score.add_argument(
+        "-c",
+        "--ckpt",
+        default="pretrain",
+        help="checkpoint file; 'pretrain': the published teacher's place",
+    )
+    score.add_argument(
+        "-d", "--dataset", default="cifar100", help="DATASET.TYPE (default: cifar100)"
+    )
+    score.add_argument(
+        "-bs", "--batch-size", type=int, default=64, help="images per batch (default: 64)"
+    )
+    score.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="overrides, such as DATASET.ROOT cifar100.npz",
+    )
+
+
+def _add_table(commands: argparse._SubParsersAction) -> None:
+    table = commands.add_parser(
+        "table", help="compare runs: mean, spread, gain, published numbers, cost, paired tests"
+    )
+    table.add_argument(
+        "folders", nargs="*", metavar="RUNS", help="folders that hold runs, searched recursively"
+    )
+
+    table.add_argument(
+        "--format",
+        default="terminal",
+        help="terminal (default), md, latex, csv, html, png or a plug-in's own",
+    )
+    table.add_argument("--output", metavar="FILE", help="write there instead of printing")
+
+    table.add_argument(
+        "--metric",
+        metavar="NAME",
+        default="top1",
+        help="a metric of the runs' records, such as top1 (default), top5, loss or ece",
+    )
+    table.add_argument(
+        "--versus", metavar="METHOD", help="test this method against every other, paired by seed"
+    )
+    table.add_argument(
+        "--best",
+        action="store_true",
+        help="show the best epoch on the evaluated images beside the last epoch",
+    )
+    table.add_argument(
+        "--published",
+        metavar="NAME",
+        help="published numbers: poster, motivation or repdistiller; alone: print it",
+    )
+    table.add_argument(
+        "--split",
+        nargs="+",
+        default=[],
+        metavar="KEY",
+        help="a row for each value of a method's setting, such as SDKD.FUSION",
+    )
+
+    table.add_argument(
+        "--upstream",
+        nargs="+",
+        default=[],
+        metavar="PATH:METHOD:TEACHER/STUDENT:SEED",
+        help="a run folder of mdistiller's own trainer, which records none of the three; NONE has "
+        "the teacher -",
+    )
+
+
+def _add_sweeps(commands: argparse._SubParsersAction) -> None:
+    sweep = commands.add_parser(
+        "sweep", help="run methods x pairs x seeds as a sweep file says, skipping what is finished"
+    )
+    sweep.add_argument("file", metavar="SWEEP.yaml", help="such as configs/sweeps/laptop.yaml")
+    sweep.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs at a time; processors are split between them (default: 1)",
+    )
+    sweep.add_argument(
+        "--executor",
+        default="local",
+        choices=("local", "ray"),
+        help="where the runs go (default: local)",
+    )
+    sweep.add_argument("--address", help="of a running Ray cluster; default: one on this machine")
+    sweep.add_argument("--plan", action="store_true", help="show runs, hours and disk, and stop")
+    sweep.add_argument(
+        "--commands",
+        action="store_true",
+        help="print a shell line per unfinished run, for a scheduler, and stop",
+    )
+    sweep.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="overrides for every run, right after the file"
+    )
+
+    demo = commands.add_parser(
+        "demo", help="train and compare five methods on handwritten digits in a few minutes"
+    )
+    demo.add_argument(
+        "--output",
+        default="output/demo",
+        help="where the runs and the table go (default: output/demo)",
+    )
+
+
+def _add_bridge(commands: argparse._SubParsersAction) -> None:
+    for name, text in (
+        ("link", "make a checkout of mdistiller register this package by itself"),
+        ("unlink", "undo link, to the byte"),
+    ):
+        bridge = commands.add_parser(name, help=text, description=f"{text}; see docs/mdistiller.md")
+        bridge.add_argument(
+            "checkout",
+            metavar="PATH",
+            help="the checkout's root, the folder with tools/ and mdistiller/",
+        )
+        bridge.add_argument(
+            "--dry-run", action="store_true", help="show what would change, and change nothing"
+        )
+
+    commands.add_parser("methods", help="list the methods, and which run in mdistiller")
+
+    run = commands.add_parser(
+        "run",
+        help="run one of mdistiller's own scripts with this package registered, linked or not",
+    )
+    run.add_argument(
+        "script", metavar="PATH/tools/train.py", help="a script of a checkout of mdistiller"
+    )
+    run.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="what the script gets, such as --cfg FILE",
+    )
