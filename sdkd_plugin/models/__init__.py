@@ -1,7 +1,7 @@
 """The CIFAR model zoo: names, state-dict keys and outputs equal mdistiller's.
 
-So checkpoints load both ways. Every model maps images [N, 3, H, W] to `(logits [N, K], feats)`;
-`base.Feats` says what `feats` holds.
+Checkpoints therefore load both ways. Every model maps images [N, 3, H, W] to
+`(logits [N, K], feats)`; `base.Feats` says what `feats` holds.
 """
 
 from torch import nn

@@ -97,6 +97,7 @@ class ResNetV2(CifarNet):
 
     @property
     def stages(self) -> list[Stage[Block]]:
+        """The four stages, in the order they run."""
         return [self.layer1, self.layer2, self.layer3, self.layer4]
 
     def maps(self, image: Tensor) -> Maps:

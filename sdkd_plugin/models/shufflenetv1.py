@@ -17,10 +17,10 @@ WIDTHS = (240, 480, 960)
 
 
 class ShuffleUnit(nn.Module):
-    """1x1, shuffle, 3x3 depthwise, 1x1; then joined with x.
+    """1x1, shuffle, 3x3 depthwise, 1x1; then x is joined to it.
 
-    By sum, or where the stride is 2 by concatenation with x pooled to half size. The ReLU after the
-    joint belongs to the stage.
+    The joint is a sum, or where the stride is 2 a concatenation with x pooled to half size. The
+    ReLU after it belongs to the stage.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int):

@@ -43,8 +43,7 @@ class BasicUnit(nn.Module):
         out = F.relu(self.bn1(self.conv1(out)), inplace=True)
         out = self.bn2(self.conv2(out))
         out = self.bn3(self.conv3(out))
-        # [N, C, H, W]
-        return F.channel_shuffle(torch.cat([untouched, out], 1), 2)
+        return F.channel_shuffle(torch.cat([untouched, out], 1), 2)  # [N, C, H, W]
 
 
 class DownUnit(nn.Module):
@@ -57,12 +56,14 @@ class DownUnit(nn.Module):
         super().__init__()
         whole = in_channels
         half = channels // 2
+
         # the left branch
         self.conv1 = nn.Conv2d(whole, whole, 3, 2, padding=1, groups=whole, bias=False)
         self.bn1 = nn.BatchNorm2d(whole)
         self.conv2 = nn.Conv2d(whole, half, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(half)
-        # the right one
+
+        # the right branch
         self.conv3 = nn.Conv2d(whole, half, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(half)
         self.conv4 = nn.Conv2d(half, half, 3, 2, padding=1, groups=half, bias=False)
@@ -75,8 +76,8 @@ class DownUnit(nn.Module):
 
         right = F.relu(self.bn3(self.conv3(x)), inplace=True)
         right = self.bn5(self.conv5(self.bn4(self.conv4(right))))  # [N, C/2, H/2, W/2]
-        # [N, C, H/2, W/2]
-        return F.channel_shuffle(torch.cat([left, right], 1), 2)
+
+        return F.channel_shuffle(torch.cat([left, right], 1), 2)  # [N, C, H/2, W/2]
 
 
 @MODELS.register("ShuffleV2")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdkd_plugin.models.base import CifarNet, Maps, init_convolutions
+from sdkd_plugin.models.base import CifarNet, Maps, init_convolutions, last_norm
 from sdkd_plugin.registry import MODELS
 
 
@@ -44,7 +44,7 @@ class PreactBlock(nn.Module):
         preact = self.bn1(x)  # [N, in_channels, H, W]
         if self.tap is not None:
             self.tap.append(preact)
-        # a listener's map must survive
+        # what a listener keeps must survive
         activated = F.relu(preact, inplace=self.tap is None)
 
         shortcut = x if self.convShortcut is None else self.convShortcut(activated)
@@ -91,7 +91,7 @@ class WideResNet(CifarNet):
         self.block1 = PreactStage(blocks, widths[0], widths[1], stride=1)
         self.block2 = PreactStage(blocks, widths[1], widths[2], stride=2)
         self.block3 = PreactStage(blocks, widths[2], widths[3], stride=2)
-        self.bn1: nn.BatchNorm2d | nn.Sequential = nn.BatchNorm2d(widths[3])
+        self.bn1: nn.Module = nn.BatchNorm2d(widths[3])  # `fold_affine` puts more there
         self.fc = nn.Linear(widths[3], num_classes)
 
         init_convolutions(self)
@@ -113,20 +113,15 @@ class WideResNet(CifarNet):
 
     @torch.no_grad()
     def fold_affine(self, matrix: Tensor, shift: Tensor) -> None:
-        """Becomes a 1x1 convolution in front of the last norm, which stands before the average."""
-        norm = self._last_norm()
-        conv = nn.Conv2d(len(shift), len(shift), 1).to(norm.weight)
+        """The last norm and ReLU come before the average, so a 1x1 convolution goes before them."""
+        conv = nn.Conv2d(len(shift), len(shift), 1).to(last_norm(self.bn1).weight)
         conv.weight.copy_(matrix[:, :, None, None])
         assert conv.bias is not None  # torch gives a convolution one unless told otherwise
         conv.bias.copy_(shift)
-        self.bn1 = nn.Sequential(conv, norm).train(norm.training)
+        self.bn1 = nn.Sequential(conv, self.bn1).train(self.bn1.training)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        return [_first(self.block2).bn1, _first(self.block3).bn1, self._last_norm()]
-
-    def _last_norm(self) -> nn.BatchNorm2d:
-        assert isinstance(self.bn1, nn.BatchNorm2d), "fold_affine has put more than a norm there"
-        return self.bn1
+        return [_first(self.block2).bn1, _first(self.block3).bn1, last_norm(self.bn1)]
 
 
 def _first(stage: Layered) -> PreactBlock:
