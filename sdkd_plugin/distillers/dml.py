@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, AtLeast
-from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Phase, Step, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.registry import METHODS
 
@@ -66,9 +66,7 @@ class DML(Distiller):
         student, peer = list(self.student.parameters()), list(self.teacher.parameters())
         return [{"params": student}, {"params": peer, "lr_factor": self.peer_lr_factor}]
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits_student, _ = self.student(image)
         logits_peer, _ = self.teacher(image)
         # DIFF 1: both from one forward pass each, where the paper's algorithm updates one network

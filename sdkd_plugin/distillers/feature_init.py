@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast
-from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy, whole_epochs
+from sdkd_plugin.distillers.base import Distiller, Phase, Step, cross_entropy, whole_epochs
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.probe import eval_mode
@@ -84,9 +84,7 @@ class FeatureInit(Distiller, ABC):
                 module.train()
         return self
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits_student, feats_student = self.student(image)
         if not self.in_init() and not self.kd_weight:
             return logits_student, {

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Anything, AtLeast
 from sdkd_plugin.distillers import feature_init
-from sdkd_plugin.distillers.base import Distiller, Phase, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Phase, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.feature_init import FeatureInit
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.maps import fitting_convolution, pool_pair
@@ -115,9 +115,7 @@ class FitNet(FeatureInit):
             else Distiller.get_parameter_groups(self, phase)
         )
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         if self.phased:
             return super().forward_train(image, target, epoch, **extras)
         logits_student, feats_student = self.student(image)

@@ -5,13 +5,12 @@ Joo, Bae, Kim, CVPR 2017).
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.distillers import feature_init
-from sdkd_plugin.distillers.base import at_least_float32
+from sdkd_plugin.distillers.base import at_least_float32, full_precision
 from sdkd_plugin.distillers.feature_init import FeatureInit
 from sdkd_plugin.distillers.maps import pool_pair
 from sdkd_plugin.errors import UserError
@@ -47,9 +46,7 @@ def fsp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
         scalar, at least 0; mean over the batch and the entries of M.
     Source: Yim et al., CVPR 2017; pooling and mean as in the reference code (RepDistiller b84f547).
     """
-    with torch.autocast(
-        feats_student[0].device.type, enabled=False
-    ):  # which would round the products' inputs
+    with full_precision(feats_student[0]):
         flows_student, flows_teacher = (
             [
                 flow(at_least_float32(bottom), at_least_float32(top))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast, OneOf
-from sdkd_plugin.distillers.base import Distiller, Phase, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Phase, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.feature_init import INIT, init_phase
 from sdkd_plugin.distillers.maps import pool_pair, unit
 from sdkd_plugin.errors import UserError
@@ -135,9 +135,7 @@ class FT(Distiller):
         trained = [self.paraphraser] if phase.name == INIT else [self.student, self.translator]
         return [{"params": [p for module in trained for p in module.parameters()]}]
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         """As in `Distiller`, but phase "init" runs no student and returns the teacher's logits."""
         with torch.no_grad():
             logits_teacher, feats_teacher = self.teacher(image)

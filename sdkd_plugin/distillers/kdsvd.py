@@ -3,6 +3,7 @@ ECCV 2018, 1807.06819).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,13 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import AtLeast, OneOf
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import (
+    Distiller,
+    Step,
+    at_least_float32,
+    cross_entropy,
+    full_precision,
+)
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
@@ -57,9 +64,7 @@ def kdsvd_loss(
     Source: arXiv 1807.06819; alignment and sum as in RepDistiller b84f547.
     """
     total, before = 0.0, None
-    with torch.autocast(
-        feats_student[0].device.type, enabled=False
-    ):  # which would round the products' inputs
+    with full_precision(feats_student[0]):
         for feat_student, feat_teacher in zip(feats_student, feats_teacher, strict=True):
             with torch.no_grad():
                 teacher, values = singular_vectors(matrix(feat_teacher, form), k)
@@ -172,9 +177,7 @@ class KDSVD(Distiller):
                 f"DISTILLER.TEACHER"
             )
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             feats_teacher = self.teacher(image)[1]

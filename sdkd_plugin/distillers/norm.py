@@ -4,6 +4,7 @@ al., ICLR 2023).
 
 import copy
 from bisect import bisect_left
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, Anything, AtLeast, Numbers
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.base import CifarNet, conv_norm, init_convolutions
@@ -174,9 +175,7 @@ class NORM(Distiller):
     def deployed(self) -> nn.Module:
         return fold(self.student, self.transform)
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits_student, expanded = self.unfolded(image)
         with torch.no_grad():
             logits_teacher, feats_teacher = self.teacher(image)

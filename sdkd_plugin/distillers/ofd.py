@@ -5,6 +5,7 @@ ICCV 2019).
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import AtLeast, Odd
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
@@ -119,9 +120,7 @@ class OFD(Distiller):
             # DIFF 4: part of the state, moves with the model
             self.register_buffer(f"margin{i}", margin(norm))
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits_student, feats_student = self.student(image)
         # DIFF 1: the authors' teacher is in train mode, too, but its running statistics drift
         with torch.no_grad(), batch_statistics(self.teacher):

@@ -3,6 +3,7 @@ al., CVPR 2021).
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Anything, AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import warmup_factor
 from sdkd_plugin.models.base import conv_norm
 from sdkd_plugin.models.probe import probe
@@ -137,9 +138,7 @@ class ReviewKD(Distiller):
             ABF(c, mid, out, fuses=k < n) for k, (c, out) in enumerate(channels)
         )
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():  # DIFF 4: in eval mode
             feats_teacher = self.teacher(image)[1]

@@ -8,6 +8,7 @@ logits; s_k, t_k, p_k the maps after stage k; f_k the fused map; sg stops the gr
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, Anything, AtLeast, Between, Numbers, OneOf
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import warmup_factor
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.errors import UserError
@@ -384,9 +385,7 @@ class SDKD(Distiller):
                 source, {k: channels[j] for k, j in self.pairs.items()}, self.cfg
             )
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         w, tau = self.weights, self.cfg.TAU
         z_s, feats = self.student(image)
         if self.proxy is not None or w.TEACHER_WEIGHT:

@@ -2,13 +2,15 @@
 (Chen et al., AAAI 2021).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.base import conv_norm
@@ -169,9 +171,7 @@ class SemCKD(Distiller):
             channels, teacher_channels, self.batch_size, self.node.FACTOR, self.node.SOFT
         )
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         """As in `Distiller`; a batch of another size than SOLVER.BATCH_SIZE has no attention and
         trains by CE alone.
         """

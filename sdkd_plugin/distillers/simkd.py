@@ -4,6 +4,7 @@ al., CVPR 2022).
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.base import CifarNet, conv_norm
 from sdkd_plugin.models.probe import probe
@@ -125,9 +126,7 @@ class SimKD(Distiller):
     def deployed(self) -> nn.Module:
         return Reused(self.student, self.projector, self.teacher.classifier_module(), self.shrink)
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits, feats = self.deployed()(image)
         with torch.no_grad():
             # DIFF 3: never negative, as the projected map

@@ -2,13 +2,15 @@
 2021).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, AtLeast, OneOf
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.models.base import conv_norm, init_convolutions
 from sdkd_plugin.models.probe import pooled_dim
@@ -90,9 +92,7 @@ class SRRL(Distiller):
         self.node = cfg.SRRL
         self.connector = Connector(pooled_dim(student), pooled_dim(teacher), self.node.CONNECTOR)
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits_student, feats_student = self.student(image)
         with torch.no_grad():
             logits_teacher, feats_teacher = self.teacher(image)
