@@ -157,6 +157,11 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
 
+def convolution(layers: nn.Sequential) -> nn.Conv2d:
+    """The convolution of `conv_norm`."""
+    return cast(nn.Conv2d, layers[0])
+
+
 def last_norm(layers: nn.Module) -> nn.BatchNorm2d:
     """The last norm of layers that stand in the order in which they run."""
     return [layer for layer in layers.modules() if isinstance(layer, nn.BatchNorm2d)][-1]
