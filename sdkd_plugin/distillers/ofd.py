@@ -82,7 +82,7 @@ def margin(norm: nn.BatchNorm2d) -> Tensor:
 
 @contextmanager
 def batch_statistics(net: nn.Module) -> Iterator[None]:
-    """Inside the block norms use their batch, as in train mode, but keep their running statistics."""
+    """Inside the block norms use their batch, as in train mode; running statistics stand still."""
     norms = [
         (m, m.training, m.track_running_stats) for m in net.modules() if isinstance(m, _BatchNorm)
     ]

@@ -47,8 +47,8 @@ ALLOWED = {
 def hcl(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
     """Hierarchical context loss: MSE of two maps and of their averages over 4x4, 2x2, 1x1 cells.
 
-    The four are weighted 1, 1/2, 1/4, 1/8. Only sizes below the map's height count; the first that does has weight 1/2. Divided by the sum
-    of the weights used.
+    The four are weighted 1, 1/2, 1/4, 1/8. Only sizes below the map's height count; the first that
+    does has weight 1/2. Divided by the sum of the weights used.
 
     Args:
         feat_student, feat_teacher: [N, C, H, W], the same shape.
@@ -65,8 +65,9 @@ def hcl(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
         if size < a.shape[2]:
             weight /= 2
             total += weight
-            averages = (F.adaptive_avg_pool2d(x, size) for x in (a, b))  # [N, C, size, size]
-            loss = loss + weight * F.mse_loss(*averages)
+            cells_a = F.adaptive_avg_pool2d(a, size)  # [N, C, size, size]
+            cells_b = F.adaptive_avg_pool2d(b, size)
+            loss = loss + weight * F.mse_loss(cells_a, cells_b)
     return loss / total
 
 

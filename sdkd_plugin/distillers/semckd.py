@@ -173,7 +173,8 @@ def regressor(channels: int, teacher_channels: int) -> nn.Sequential:
 class SemCKD(Distiller):
     """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + FEAT_WEIGHT * attended loss.
 
-    Trains attention and regressors beside the student. The attention's gradient reaches the student through its Gram matrices, as in the authors' code.
+    Trains attention and regressors beside the student. The attention's gradient reaches the student
+    through its Gram matrices, as in the authors' code.
     """
 
     needs_constant_batch = True

@@ -216,9 +216,8 @@ def test_the_meta_gradient_is_the_effect_of_alpha_on_the_held_out_loss(monkeypat
         optimizer.step()
         return F.cross_entropy(trial.student(held["image"])[0], held["target"]).item()
 
-    gradient = distiller.meta_gradient(
-        warm, data["image"], data["target"], held["image"], held["target"]
-    )
+    held_out = (held["image"], held["target"])
+    gradient = distiller.meta_gradient(warm, data["image"], data["target"], held_out)
     step = 1e-3
     for k in (0, 4, 9):
         shift = F.one_hot(torch.tensor(k), 10).double() * step

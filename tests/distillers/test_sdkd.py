@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from sdkd_plugin.config import epoch_keys, load_config
 from sdkd_plugin.distillers.kd import KD
-from sdkd_plugin.distillers.sdkd import FFB, SDKD, feature_distance, resize
+from sdkd_plugin.distillers.proxy import FFB, resize
+from sdkd_plugin.distillers.sdkd import SDKD, feature_distance
 from sdkd_plugin.distillers.vanilla import Vanilla
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model

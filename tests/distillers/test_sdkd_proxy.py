@@ -13,7 +13,8 @@ from support.sdkd_steps import CLASSES, batch, build, config, equal_bits, optimi
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sdkd_plugin.distillers.sdkd import SDKD, ProxyStage
+from sdkd_plugin.distillers.proxy import ProxyStage
+from sdkd_plugin.distillers.sdkd import SDKD
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 from sdkd_plugin.models.families import find_family
