@@ -1,6 +1,4 @@
-"""The batched augmentation against torchvision's, image by image, and the distribution of its
-draws.
-"""
+"""The batched augmentation against torchvision's, image by image; how its draws are distributed."""
 
 import itertools
 

@@ -20,9 +20,7 @@ PLAIN = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
 
 @pytest.fixture
 def batches(toy: Dataset, make_config: Callable) -> Callable[..., TrainBatches]:
-    """batches("KEY", value, ..., argument=...) -> TrainBatches of the toy data on the CPU, in
-    batches of 8.
-    """
+    """batches("KEY", value, ..., argument=...) -> TrainBatches of 8 of the toy data, on the CPU."""
 
     def make(*pairs: object, dataset: Dataset = toy, **arguments: int) -> TrainBatches:
         cfg = make_config("SOLVER.BATCH_SIZE", 8, *pairs)

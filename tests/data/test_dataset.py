@@ -17,9 +17,7 @@ from sdkd_plugin.registry import DATASETS, Entry
 def load(
     monkeypatch: pytest.MonkeyPatch, make_config: Callable, toy: Dataset
 ) -> Callable[..., Dataset]:
-    """load("KEY", value, ..., data=...) -> what load_dataset makes of the toy data (or of
-    `data`).
-    """
+    """load("KEY", value, ..., data=...) -> what load_dataset makes of `data` (the toy data)."""
 
     def loaded(*pairs: object, data: Dataset = toy) -> Dataset:
         DATASETS.load()

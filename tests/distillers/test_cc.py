@@ -1,5 +1,6 @@
-"""CC's two losses by hand, against RepDistiller's numbers and slow versions; invariances, extremes,
-refusals.
+"""CC's two losses by hand, against RepDistiller's numbers and slow versions.
+
+Invariances, extremes, refusals.
 """
 
 import math

@@ -1,5 +1,6 @@
-"""CRD's loss against a slow version that follows the definition, its memory by hand, start value,
-extremes, refusals.
+"""CRD's loss against a slow version that follows the definition.
+
+Its memory by hand, start value, extremes, refusals.
 """
 
 import inspect

@@ -1,5 +1,6 @@
-"""DistPro-style: pathways, weights, the meta gradient against brute force, recording and replay, a
-fresh start.
+"""DistPro-style: pathways, weights, the meta gradient against brute force.
+
+Recording and replay, a fresh start.
 """
 
 import copy

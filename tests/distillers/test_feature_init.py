@@ -1,6 +1,4 @@
-"""The phase that AB, FSP and FT begin with: what it trains, in which mode, how long, and a whole
-tiny run.
-"""
+"""The phase that AB, FSP and FT begin with: what it trains, in which mode, how long; a tiny run."""
 
 import copy
 

@@ -1,5 +1,6 @@
-"""FitNet's loss by hand and against a slow version; the regressor for every size; extremes,
-refusals.
+"""FitNet's loss by hand and against a slow version; the regressor for every size.
+
+Extremes, refusals.
 """
 
 import pytest

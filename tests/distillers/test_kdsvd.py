@@ -1,5 +1,6 @@
-"""KDSVD against RepDistiller's numbers, a version with a true SVD, and finite differences;
-degenerate maps; refusals.
+"""KDSVD against RepDistiller's numbers, a version with a true SVD, and finite differences.
+
+Degenerate maps; refusals.
 """
 
 import math

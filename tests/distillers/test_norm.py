@@ -1,6 +1,4 @@
-"""NORM: the loss, the transform inside the student, the ramp, and its folding into a plain
-student.
-"""
+"""NORM: the loss, the transform inside the student, the ramp, the folding into a plain student."""
 
 import copy
 

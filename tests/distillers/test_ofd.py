@@ -1,5 +1,6 @@
-"""OFD's loss by hand and against a slow version, its margins by integration, its teacher's batch
-statistics, refusals.
+"""OFD's loss by hand and against a slow version, its margins by integration.
+
+Its teacher's batch statistics, refusals.
 """
 
 import copy

@@ -1,5 +1,6 @@
-"""ReviewKD: HCL against mdistiller's numbers, the fusion against a slow version, shapes found by
-measuring.
+"""ReviewKD: HCL against mdistiller's numbers, the fusion against a slow version.
+
+Shapes found by measuring.
 """
 
 import pytest

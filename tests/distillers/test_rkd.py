@@ -1,5 +1,6 @@
-"""RKD's losses by hand, against both reference codes' numbers and a slow version; invariances,
-extremes, refusals.
+"""RKD's losses by hand, against both reference codes' numbers and a slow version.
+
+Invariances, extremes, refusals.
 """
 
 import math

@@ -1,5 +1,6 @@
-"""SDKD's step: what it computes, what it leaves alone, what it refuses. The proxy's machinery:
-test_sdkd_proxy.py.
+"""SDKD's step: what it computes, what it leaves alone, what it refuses.
+
+The proxy's machinery: test_sdkd_proxy.py.
 """
 
 import copy
@@ -76,8 +77,9 @@ def slow_kl(target_logits: Tensor, logits: Tensor, tau: float) -> Tensor:
 def slow_step(
     distiller: SDKD, image: Tensor, target: Tensor, kind: str, w: dict, tau: float, ramp: float
 ) -> tuple:
-    """Losses and gradients for resnets: the whole proxy pass, from the image, student and fusion
-    losses apart.
+    """Losses and gradients for resnets: the whole proxy pass, from the image.
+
+    Student and fusion losses apart.
     """
     student, proxy = distiller.student, copy.deepcopy(distiller.student).requires_grad_(False)
     z_s, feats = student(image)

@@ -1,5 +1,6 @@
-"""SDKD's proxy teacher: a copy of the student that holds no weights of its own, on every family,
-host and device layout.
+"""SDKD's proxy teacher: a copy of the student that holds no weights of its own.
+
+On every family, host and device layout.
 """
 
 import copy
@@ -38,8 +39,9 @@ def run_proxy(distiller: SDKD, image: Tensor, epoch: int = 1) -> tuple[Tensor, l
 
 @every_family
 def test_starting_from_the_students_map_equals_the_full_pass_bit_for_bit(student):
-    """SYNC epoch copies the weights in a new epoch and passes P from the image on: here in every
-    step.
+    """SYNC epoch copies the weights in a new epoch and passes P from the image on.
+
+    Here that is in every step.
     """
     n = len(find_family(build_model(student, CLASSES)).stages)
     for stages in ([], [2], [n]):
@@ -142,9 +144,7 @@ def test_state_holds_the_proxys_fusion_and_buffers_but_no_copy_of_the_students_w
 
 
 def leftovers(distiller: SDKD) -> list[tuple[str, str]]:
-    """Attributes of the proxy's modules, outside the registered tensors, that hold a graph or a
-    map.
-    """
+    """Attributes of the proxy's modules, but for registered tensors, that hold a graph or a map."""
     found = []
     for path, module in distiller.proxy.named_modules():
         for name, value in vars(module).items():
@@ -257,9 +257,7 @@ def test_a_replica_runs_its_own_students_weights(student, settings):
 
 @pytest.mark.parametrize("sync", ["epoch", "init", "ema"])
 def test_what_the_first_replica_copies_outlives_it(sync):
-    """As with batch norm's statistics: the first replica shares the module's buffers, changed in
-    place.
-    """
+    """As with batch norm's statistics: the first replica changes the module's buffers in place."""
     distiller = build(SYNC=sync)
     replica = replicate(distiller, change=1.5, same_device=True)
     replica(**batch(), epoch=3)
@@ -385,8 +383,9 @@ def test_proxy_bn_student_uses_the_students_running_statistics():
 
 @pytest.mark.parametrize("norms", ["batch", "student"])
 def test_two_forwards_before_one_backward_as_in_gradient_accumulation(norms):
-    """The second forward changes S's running statistics in place, which the first one's graph must
-    not need.
+    """The second forward changes S's running statistics in place.
+
+    The first one's graph must not need them.
     """
     together, apart = build(PROXY_BN=norms), build(PROXY_BN=norms)
     losses = [sum(together(**batch(number))[1].values()) for number in range(2)]

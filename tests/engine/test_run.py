@@ -174,9 +174,7 @@ def test_held_out_images_are_evaluated_instead_of_the_test_images(tmp_path):
 
 
 def events(folder: Path) -> list[Event]:
-    """What TensorBoard would read: records of length [8 bytes], checksum [4], message, checksum
-    [4].
-    """
+    """What TensorBoard would read: records of length (8 bytes), checksum (4), message, checksum."""
     found = []
     for path in sorted(folder.glob("train.events/events.out.tfevents.*")):
         data = path.read_bytes()

@@ -1,5 +1,6 @@
-"""Run folders in the form mdistiller's trainer writes, read into the table. test_training.py reads
-a real one.
+"""Run folders in the form mdistiller's trainer writes, read into the table.
+
+test_training.py reads a real one.
 """
 
 import csv
@@ -37,8 +38,9 @@ def epoch_lines(number, top1, lr=0.05):
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a run with the given top-1 per epoch; returns its folder, whose name holds colons as
-    mdistiller's do.
+    """Writes a run with the given top-1 per epoch; returns its folder.
+
+    Its name holds colons, as mdistiller's do.
     """
 
     def folder(name, top1, decay=5e-4, teacher=0.5, done=True, student="resnet20", latest=True):
@@ -197,8 +199,9 @@ def test_a_repeated_last_epoch_counts_once_as_the_later(write):
 
 
 def test_a_resumed_runs_log_is_read(write):
-    """A finished run continued for more epochs: best_acc has no line end, so the next rule follows
-    on its line.
+    """A finished run continued for more epochs.
+
+    best_acc has no line end, so the next rule follows on its line.
     """
     path = write("dkd", [50.0])
     log = path / "worklog.txt"

@@ -168,8 +168,9 @@ def test_a_folder_given_twice_is_read_once(make_run, monkeypatch):
 
 
 def test_a_thousand_runs_are_tabled_in_five_seconds(make_run, tmp_path):
-    """10 methods' worth of settings, 10 learning rates, 10 seeds, 240 epochs each; about a second
-    on an idle machine.
+    """10 methods' worth of settings, 10 learning rates, 10 seeds, 240 epochs each.
+
+    About a second on an idle machine.
     """
     top1 = [round(40 + 0.1 * epoch, 2) for epoch in range(240)]
     model = make_run("KD", 0, top1, name="model")

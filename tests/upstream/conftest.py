@@ -1,5 +1,6 @@
-"""A copy of a real mdistiller checkout with a small fake CIFAR-100 and a teacher, ready for its own
-tools on a CPU.
+"""A copy of a real mdistiller checkout, ready for its own tools on a CPU.
+
+A small fake CIFAR-100 and a teacher lie in it.
 """
 
 import os
