@@ -22,8 +22,8 @@ def shared() -> Path:
     """The folder with real CIFAR-100 and teachers; without it the test is skipped, saying so."""
     if not SHARED.is_dir():
         pytest.skip(
-            f"needs the real CIFAR-100 and teachers in {SHARED}, which are not part of this "
-            f"repository"
+            f"needs the real CIFAR-100 and teachers in {SHARED}, "
+            "which are not part of this repository"
         )
     return SHARED
 
@@ -64,17 +64,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "output", "__pycache__")
     source = shutil.copytree(ROOT, folder / "source", ignore=ignored)
-    call(
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        folder,
-        source,
-        cwd=folder,
-    )
+    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source)
+    call(sys.executable, *build, cwd=folder)
     shutil.rmtree(source)
     (wheel,) = folder.glob("*.whl")
     return wheel

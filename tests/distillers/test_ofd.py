@@ -231,8 +231,5 @@ def test_kernels_that_change_a_maps_size_are_refused(size):
 
 def test_defaults_are_mdistillers():
     node = load_config(None).OFD
-    assert (node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT, node.CONNECTOR.KERNEL_SIZE) == (
-        1.0,
-        0.001,
-        1,
-    )
+    assert (node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT) == (1.0, 0.001)
+    assert node.CONNECTOR.KERNEL_SIZE == 1

@@ -161,15 +161,11 @@ def test_nothing_is_left_behind_by_a_step_nor_by_a_failing_one():
     distiller = build()
     distiller(**batch())
     assert leftovers(distiller) == []
-    s = distiller.student(batch()["image"])[1]["feats"]
-    with pytest.raises(RuntimeError):  # teacher maps with channels that no projection takes
-        distiller.proxy(
-            batch()["image"],
-            distiller.student,
-            s,
-            {k: torch.zeros(8, 5, 4, 4) for k in (1, 2, 3)},
-            1,
-        )
+    image = batch()["image"]
+    s = distiller.student(image)[1]["feats"]
+    maps = {k: torch.zeros(8, 5, 4, 4) for k in (1, 2, 3)}  # channels that no projection takes
+    with pytest.raises(RuntimeError):
+        distiller.proxy(image, distiller.student, s, maps, 1)
     assert leftovers(distiller) == []
 
 
@@ -330,12 +326,9 @@ def test_a_bad_checkpoint_is_refused_with_the_file_and_what_is_wanted(tmp_path):
     ):
         torch.save(content, tmp_path / name)
     (tmp_path / "text.pth").write_text("no checkpoint")
+    wanted = "wanted: {'model': state_dict} of a trained student"
     for name in ("other.pth", "no_model.pth", "text.pth", "missing.pth"):
-        with pytest.raises(
-            UserError,
-            match=rf"SDKD.SYNC_CKPT: .*{name}.*wanted: {{'model': state_dict}} of a trained"
-            " student",
-        ):
+        with pytest.raises(UserError, match=rf"SDKD.SYNC_CKPT: .*{name}.*{wanted}"):
             build(SYNC="checkpoint", SYNC_CKPT=tmp_path / name)
 
 

@@ -20,8 +20,8 @@ def upstream() -> dict:
     root = os.environ.get("MDISTILLER_ROOT")
     if not root:
         pytest.skip(
-            "MDISTILLER_ROOT is not set: THE ZOO IS NOT COMPARED WITH A REAL mdistiller, only with "
-            "recorded numbers"
+            "MDISTILLER_ROOT is not set: THE ZOO IS NOT COMPARED WITH A REAL mdistiller, "
+            "only with recorded numbers"
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)

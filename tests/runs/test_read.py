@@ -24,13 +24,8 @@ def test_finished_run_is_read(make_run):
     path = make_run("KD", 3, [50.0, 61.0, 60.0])
     (run,), rejected = read_runs([path.parents[2]])
     assert rejected == [] and run.path == path
-    assert (run.method, run.teacher, run.student, run.seed, run.epochs) == (
-        "KD",
-        "resnet56",
-        "resnet20",
-        3,
-        3,
-    )
+    assert (run.method, run.teacher, run.student) == ("KD", "resnet56", "resnet20")
+    assert (run.seed, run.epochs) == (3, 3)
     assert run.curve == ((1, 50.0), (2, 61.0), (3, 60.0))
     assert (run.result.last["top1"], run.result.best["top1"]) == (60.0, 61.0)
     assert run.recipe == {"KD.TEMPERATURE": 4.0, "KD.LOSS.CE_WEIGHT": 0.1, "KD.LOSS.KD_WEIGHT": 0.9}

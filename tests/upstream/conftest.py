@@ -27,8 +27,8 @@ def checkout(tmp_path: Path) -> Path:
     """A copy of the checkout that MDISTILLER_ROOT names; skips loudly without one."""
     if not ROOT:
         pytest.skip(
-            "NOT TESTED AGAINST THE REAL MDISTILLER: set MDISTILLER_ROOT to a checkout of its "
-            "commit a08d46f"
+            "NOT TESTED AGAINST THE REAL MDISTILLER: "
+            "set MDISTILLER_ROOT to a checkout of its commit a08d46f"
         )
     return Path(
         shutil.copytree(
