@@ -29,6 +29,7 @@ def build_model(name: str, num_classes: int) -> nn.Module:
             f"num_classes is {num_classes} for model {name!r}: it must be at least 1; "
             "look at the data set's labels"
         )
+
     return entry.build(num_classes)
 
 

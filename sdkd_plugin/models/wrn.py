@@ -143,6 +143,7 @@ def run_tapped(stage: Layered, x: Tensor) -> tuple[Tensor, Tensor]:
         preact = first.tap[0] if first.tap else first.bn1(x)
     finally:
         first.tap = None
+
     return out, preact
 
 
