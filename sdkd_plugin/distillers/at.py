@@ -57,6 +57,7 @@ def at_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], p:
     Source: arXiv 1612.03928, section 3.1; the mean as in the authors' code and RepDistiller
     b84f547.
     """
+    # [N, C, H, W] and [N, C', H, W] each
     pairs = [pool_pair(*maps) for maps in zip(feats_student, feats_teacher, strict=False)]
     return add_up(F.mse_loss(attention(s, p), attention(t, p)) for s, t in pairs)  # DIFF 1
 
@@ -74,7 +75,7 @@ class AT(Distiller):
         self.feat_weight = cfg.AT.LOSS.FEAT_WEIGHT
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
             _, feats_teacher = self.teacher(image)
 

@@ -101,7 +101,7 @@ class CC(Distiller):
             self.embed_t = nn.Linear(pooled_dim(teacher), self.node.FEAT_DIM)
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
             _, feats_teacher = self.teacher(image)
 

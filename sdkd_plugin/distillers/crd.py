@@ -192,7 +192,7 @@ class CRD(Distiller):
         in the training set.
         """
         assert index is not None and contrastive_index is not None
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
             _, feats_teacher = self.teacher(image)
 

@@ -270,7 +270,7 @@ class DistPro(Distiller):
     def forward_train(
         self, image: Tensor, target: Tensor, epoch: int = 1, progress: float = 0.0, **extras: Any
     ) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():  # DIFF 5: in eval mode
             _, feats_teacher = self.teacher(image)
 

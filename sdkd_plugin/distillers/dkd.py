@@ -131,9 +131,9 @@ class DKD(Distiller):
         self.warmup = cfg.DKD.WARMUP
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, _ = self.student(image)
+        logits_student, _ = self.student(image)  # [N, K]
         with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
+            logits_teacher, _ = self.teacher(image)  # [N, K]
 
         tckd, nckd = dkd_terms(logits_student, logits_teacher, target, self.tau)
         self.terms = {"tckd": tckd.detach(), "nckd": nckd.detach()}

@@ -70,8 +70,8 @@ class DML(Distiller):
         return [{"params": student}, {"params": peer, "lr_factor": self.peer_lr_factor}]
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, _ = self.student(image)
-        logits_peer, _ = self.teacher(image)
+        logits_student, _ = self.student(image)  # [N, K]
+        logits_peer, _ = self.teacher(image)  # [N, K]
 
         # DIFF 1: both from one forward pass each, where the paper's algorithm updates one network
         # before the other looks

@@ -87,7 +87,7 @@ class FeatureInit(Distiller, ABC):
         return self
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         if self.in_init():
             with torch.no_grad():
                 _, feats_teacher = self.teacher(image)
@@ -96,7 +96,7 @@ class FeatureInit(Distiller, ABC):
         losses = {"loss_ce": self.ce_weight * cross_entropy(logits_student, target)}
         if self.kd_weight:
             with torch.no_grad():
-                logits_teacher, _ = self.teacher(image)
+                logits_teacher, _ = self.teacher(image)  # [N, K]
             losses["loss_kd"] = self.kd_weight * kd_loss(logits_student, logits_teacher, self.tau)
         return logits_student, losses
 

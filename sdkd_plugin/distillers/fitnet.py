@@ -52,6 +52,7 @@ def fitnet_loss(regressed: Tensor, feat_teacher: Tensor) -> Tensor:
         scalar, at least 0.
     Source: arXiv 1412.6550, eq. 3; the mean as in RepDistiller b84f547.
     """
+    # [N, C, H, W] both
     student, teacher = pool_pair(at_least_float32(regressed), at_least_float32(feat_teacher))
     return F.mse_loss(student, teacher)
 
@@ -104,7 +105,7 @@ class FitNet(FeatureInit):
         self.regressor = regressor(*(maps[self.layer].shape for maps in feats))
 
     def init_loss(self, feats_student: dict, feats_teacher: dict) -> Tensor:
-        regressed = self.regressor(feats_student["feats"][self.layer])
+        regressed = self.regressor(feats_student["feats"][self.layer])  # [N, C_T, H, W]
         return self.feat_weight * fitnet_loss(regressed, feats_teacher["feats"][self.layer])
 
     def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
@@ -116,9 +117,9 @@ class FitNet(FeatureInit):
         if self.phased:
             return super().forward_train(image, target, epoch, **extras)
 
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
-            logits_teacher, feats_teacher = self.teacher(image)
+            logits_teacher, feats_teacher = self.teacher(image)  # [N, K]
 
         loss_kd = self.init_loss(feats_student, feats_teacher)  # DIFF 1: all at once
         if self.kd_weight:

@@ -31,7 +31,7 @@ def flow(bottom: Tensor, top: Tensor) -> Tensor:
     Returns:
         [N, D, C].
     """
-    bottom, top = pool_pair(bottom, top)
+    bottom, top = pool_pair(bottom, top)  # [N, C, H, W], [N, D, H, W]
     # DIFF 1: a batched product, where the reference code forms all N D C H W products and averages
     return top.flatten(2) @ bottom.flatten(2).mT / top[0, 0].numel()
 

@@ -138,7 +138,7 @@ class FT(Distiller):
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         """As in `Distiller`, but phase "init" runs no student and returns the teacher's logits."""
         with torch.no_grad():
-            logits_teacher, feats_teacher = self.teacher(image)
+            logits_teacher, feats_teacher = self.teacher(image)  # [N, K]
         feat_teacher = feats_teacher["feats"][-1]  # [N, C_T, H, W]
 
         if self.phase is not None and self.phase.name == INIT:
@@ -146,7 +146,7 @@ class FT(Distiller):
             loss = F.mse_loss(reconstruction, at_least_float32(feat_teacher))
             return logits_teacher, {"loss_kd": loss}
 
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         # DIFF 1: the reference code computes gradients of the paraphraser and never uses them
         with torch.no_grad():
             factor_teacher = self.paraphraser.encoder(feat_teacher)  # [N, C, H, W]

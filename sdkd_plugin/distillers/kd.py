@@ -73,9 +73,9 @@ class KD(Distiller):
         self.kd_weight = cfg.KD.LOSS.KD_WEIGHT
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, _ = self.student(image)
+        logits_student, _ = self.student(image)  # [N, K]
         with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
+            logits_teacher, _ = self.teacher(image)  # [N, K]
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
             "loss_kd": self.kd_weight * kd_loss(logits_student, logits_teacher, self.tau),

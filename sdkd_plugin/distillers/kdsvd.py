@@ -145,7 +145,7 @@ def singular_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     # the value of this sum is 0; its gradient is the one above, since all but `gram` are constants
     top = top + vectors @ (inverse * (vectors.mT @ ((gram - gram.detach()) @ top)))
 
-    there = top_values > precision * x.shape[-1]
+    there = top_values > precision * x.shape[-1]  # [N, n]
     # DIFF 3: NaN if the matrix is not finite, so that the loop can tell
     top = torch.where(there[:, None], top, 0 * norm)
     if wide:
@@ -197,7 +197,7 @@ class KDSVD(Distiller):
             )
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
             _, feats_teacher = self.teacher(image)
 

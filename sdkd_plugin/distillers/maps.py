@@ -31,7 +31,7 @@ def unit(x: Tensor) -> Tensor:
 
     F.normalize would divide such a row by EPS instead, and hand it 1e12 times the gradient.
     """
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # [..., 1]
     return x * torch.where(length > EPS, length.clamp_min(EPS).reciprocal(), 0)
 
 

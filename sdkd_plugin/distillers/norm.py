@@ -86,7 +86,8 @@ def norm_loss(expanded: Tensor, map_teacher: Tensor, n: int) -> Tensor:
     # DIFF 1: to the student's size exactly, also where that is no whole fraction of the teacher's
     height, width = expanded.shape[2:]
     goal = F.adaptive_max_pool2d(at_least_float32(map_teacher), (height, width))  # [B, C_T, H, W]
-    return n * (parts - goal.unsqueeze(1)).square().mean()
+    error = parts - goal.unsqueeze(1)  # [B, N, C_T, H, W]
+    return n * error.square().mean()
 
 
 def normalised(logits: Tensor, scale: float) -> Tensor:
@@ -202,7 +203,7 @@ class NORM(Distiller):
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits_student, expanded = self.unfolded(image)
         with torch.no_grad():
-            logits_teacher, feats_teacher = self.teacher(image)
+            logits_teacher, feats_teacher = self.teacher(image)  # [N, K]
 
         own = logits_student
         theirs = logits_teacher

@@ -119,7 +119,7 @@ class OFD(Distiller):
             self.register_buffer(f"margin{i}", margin(norm))
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         # DIFF 1: the authors' teacher is in train mode, too, but its running statistics drift
         with torch.no_grad(), batch_statistics(self.teacher):
             _, feats_teacher = self.teacher(image)

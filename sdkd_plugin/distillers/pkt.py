@@ -40,7 +40,8 @@ def neighbours(feat: Tensor) -> Tensor:
     feat = at_least_float32(feat)
     # DIFF 1: a norm with a gradient at 0, where the reference codes' root of a sum has NaN
     rows = feat / (torch.linalg.vector_norm(feat, dim=1, keepdim=True) + EPS)  # [N, D]
-    similarity = ((rows @ rows.T + 1) / 2).clamp_min(0)  # DIFF 2: rounding can carry it below
+    # DIFF 2: rounding can carry it below 0
+    similarity = ((rows @ rows.T + 1) / 2).clamp_min(0)  # [N, N]
     return similarity / similarity.sum(1, keepdim=True)
 
 
@@ -71,7 +72,7 @@ class PKT(Distiller):
         self.feat_weight = cfg.PKT.LOSS.FEAT_WEIGHT
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
             _, feats_teacher = self.teacher(image)
 

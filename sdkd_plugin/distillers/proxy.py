@@ -101,7 +101,7 @@ class ProxyStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         f = self.student_map
         if f is None:
-            f = self.stage(x)[0] if self.pair else self.stage(x)
+            f = self.stage(x)[0] if self.pair else self.stage(x)  # [N, C, H, W]
         if self.fusion is not None:
             f = self.fusion(f, self.teacher_map)
         return (f, f) if self.pair else f

@@ -155,7 +155,7 @@ class ReviewKD(Distiller):
         )
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():  # DIFF 4: in eval mode
             _, feats_teacher = self.teacher(image)
 

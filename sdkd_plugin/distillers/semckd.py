@@ -61,7 +61,8 @@ def attended_loss(distances: Tensor, attention: Tensor) -> Tensor:
         scalar, at least 0.
     Source: arXiv 2012.03236, section 3; division as in the authors' code.
     """
-    return (attention * distances).sum(2).mean()
+    per_stage = (attention * distances).sum(2)  # [B, n_S]
+    return per_stage.mean()
 
 
 def attention_weights(queries: Tensor, keys: Tensor, soft: float) -> Tensor:
@@ -143,7 +144,7 @@ class Attention(nn.Module):
         distances = []
         for feat_student, row in zip(feats_student, self.regressors, strict=True):
             for feat_teacher, regress in zip(feats_teacher, row.children(), strict=True):
-                source, goal = same_size(feat_student, feat_teacher)
+                source, goal = same_size(feat_student, feat_teacher)  # [B, C, H, W] each
                 error = at_least_float32(regress(source)) - at_least_float32(goal)
                 distances.append(error.square().mean((1, 2, 3)))  # [B]
 
@@ -192,14 +193,14 @@ class SemCKD(Distiller):
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         """As in `Distiller`; a batch of another size than SOLVER.BATCH_SIZE trains by CE alone."""
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         loss_ce = self.node.CE_WEIGHT * cross_entropy(logits_student, target)
         if len(image) != self.batch_size:
             # DIFF 2: the authors' loop skips it, as ours does; mdistiller's would not
             return logits_student, {"loss_ce": loss_ce}
 
         with torch.no_grad():
-            logits_teacher, feats_teacher = self.teacher(image)
+            logits_teacher, feats_teacher = self.teacher(image)  # [N, K]
         distances, attention = self.attention(
             feats_student["feats"][1:], feats_teacher["feats"][1:]
         )

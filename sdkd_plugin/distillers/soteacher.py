@@ -81,7 +81,8 @@ def consistency(probabilities: Tensor, history: Tensor) -> Tensor:
     Returns:
         scalar, from 0 to 2.
     """
-    return (probabilities - history).square().sum(1).mean()
+    squares = (probabilities - history).square().sum(1)  # [N]
+    return squares.mean()
 
 
 def renewal(epoch: int, kind: str) -> float:
@@ -158,9 +159,9 @@ class SoTeacher(Distiller):
             assert index is not None
             return self.train_teacher(image, target, epoch, index)
 
-        logits_student, _ = self.student(image)
+        logits_student, _ = self.student(image)  # [N, K]
         with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
+            logits_teacher, _ = self.teacher(image)  # [N, K]
 
         kd = kd_loss(logits_student, logits_teacher, self.node.KD.TAU)
         self.terms = {}

@@ -68,7 +68,7 @@ class SP(Distiller):
         self.feat_weight = cfg.SP.LOSS.FEAT_WEIGHT
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
             _, feats_teacher = self.teacher(image)
 

@@ -102,9 +102,9 @@ class SRRL(Distiller):
         self.connector = Connector(pooled_dim(student), pooled_dim(teacher), self.node.CONNECTOR)
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
-            logits_teacher, feats_teacher = self.teacher(image)
+            logits_teacher, feats_teacher = self.teacher(image)  # [N, K]
 
         # DIFF 1: what the head averages, non-negative as what leaves the connector; WRN's and
         # MobileNetV2's last feats are not

@@ -19,6 +19,6 @@ class Vanilla(Distiller):
         super().__init__(student, teacher)
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, _ = self.student(image)
+        logits_student, _ = self.student(image)  # [N, K]
         # DIFF 1: the loss is called loss_ce, as in every other method
         return logits_student, {"loss_ce": cross_entropy(logits_student, target)}

@@ -94,7 +94,8 @@ class Predictor(nn.Module):
         larger one.
         """
         feat_student, feat_teacher = pool_pair(feat_student, feat_teacher)
-        return vid_loss(self.mean(feat_student), feat_teacher, self.rho, self.eps)
+        mean = self.mean(feat_student)  # [N, C_T, H, W]
+        return vid_loss(mean, feat_teacher, self.rho, self.eps)
 
 
 @METHODS.register("VID", config=CONFIG, allowed=ALLOWED, rule=check_start)
@@ -121,7 +122,7 @@ class VID(Distiller):
         )
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, feats_student = self.student(image)
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
             _, feats_teacher = self.teacher(image)
 
