@@ -179,19 +179,19 @@ class CRD(Distiller):
         self.register_buffer("log_z_s", torch.tensor(math.inf))
         self.register_buffer("log_z_t", torch.tensor(math.inf))
 
-    def forward_train(
+    # the loop hands a method that needs negatives more than the others
+    def forward_train(  # type: ignore[override]
         self,
         image: Tensor,
         target: Tensor,
+        index: Tensor,
+        contrastive_index: Tensor,
         epoch: int = 1,
-        index: Tensor | None = None,
-        contrastive_index: Tensor | None = None,
         **extras: Any,
     ) -> Step:
         """As in `Distiller`; needs `index` [N] and `contrastive_index` [N, 1 + K], int64 positions
         in the training set.
         """
-        assert index is not None and contrastive_index is not None
         logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
             _, feats_teacher = self.teacher(image)
