@@ -1,4 +1,4 @@
-"""Signals that end a command: SIGTERM and SIGHUP stop it as Ctrl-C does, so that it can clean up."""
+"""Signals that end a command: SIGTERM and SIGHUP stop it as Ctrl-C does, so it can clean up."""
 
 import signal
 import threading
