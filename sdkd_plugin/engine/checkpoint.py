@@ -36,7 +36,7 @@ def load_newest(path: Path, check: Callable[[dict[str, Any], Path], None]) -> di
         path: a checkpoint saved with `keep_previous`.
         check: raises UserError for a readable checkpoint that is not the wanted one.
     Raises:
-        UserError: there are files but none is good; the newest one's fault is told.
+        UserError: there are files but none is good; the fault of each is told.
     """
     failures = []
     for candidate in (path, _previous(path)):
@@ -53,7 +53,7 @@ def load_newest(path: Path, check: Callable[[dict[str, Any], Path], None]) -> di
                 return state
 
     if failures:
-        raise failures[0]
+        raise UserError("; ".join(map(str, failures)))
     return None
 
 
