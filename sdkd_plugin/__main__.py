@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sdkd_plugin.arguments import make_parser
@@ -24,8 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (one line on stderr), 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
     """
     options = make_parser().parse_args(arguments)
-    with interruptible():
+    with interruptible(), warnings_in_one_line():
         return _run_command(options)
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Inside the block a warning says what it says, without the place in our code."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *place: f"warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _run_command(options: argparse.Namespace) -> int:

@@ -95,11 +95,11 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
     verify = commands.add_parser(
         "verify",
         help="repeat a run's first steps and say whether they give the recorded bits",
-        description="Exit code 0: they match; 1: they do not. See docs/trust.md.",
+        description="Exit code 0: they match; 1: they do not; 2: not possible. See docs/trust.md.",
     )
     verify.add_argument("folder", metavar="RUN", help="a run's folder, which holds config.yaml")
     verify.add_argument(
-        "--steps", type=int, help="how many (default: all that are recorded, which are 5)"
+        "--steps", type=int, help="how many (default: all that are recorded, which are 3)"
     )
     verify.add_argument(
         "opts",

@@ -37,7 +37,7 @@ def _feed(hasher: "hashlib._Hash", value: Any) -> None:
     if isinstance(value, Tensor):
         hasher.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
-        hasher.update(flat.view(torch.uint8).numpy())
+        hasher.update(flat.view(torch.uint8).numpy().data)
     elif isinstance(value, dict):
         hasher.update(f"dict {len(value)} ".encode())
         for key in sorted(value, key=lambda key: (type(key).__name__, repr(key))):
@@ -214,7 +214,7 @@ def state_dict(path: str | Path) -> dict[str, Tensor]:
 
     entries = state["model"].items()
     if not all(
-        isinstance(key, str) and isinstance(value, Tensor) and _is_dense(value)
+        isinstance(key, str) and isinstance(value, Tensor) and is_dense(value)
         for key, value in entries
     ):
         raise UserError(
@@ -225,7 +225,8 @@ def state_dict(path: str | Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in entries}
 
 
-def _is_dense(value: Tensor) -> bool:
+def is_dense(value: Tensor) -> bool:
+    """Whether a tensor has a plain value at every place; hostile files hold other kinds, too."""
     return (
         value.layout == torch.strided
         and not value.is_quantized

@@ -11,7 +11,7 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_object
 from sdkd_plugin.runs.folder import FIRST_STEPS
 
-FIRST = 5  # steps that are recorded
+FIRST = 3  # steps that are recorded
 
 StepRecord = dict[str, str]
 

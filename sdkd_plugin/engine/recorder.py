@@ -1,5 +1,6 @@
 """What a run leaves behind, epoch by epoch: history, checkpoints, TensorBoard, the terminal."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.engine.restore import Row, todays_row
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.renames import current_names
-from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.folder import METRICS, RunFolder
 from sdkd_plugin.runs.record import HEADLINE
 
 State = dict[str, Any]  # what a checkpoint holds
@@ -99,6 +100,12 @@ class Recorder:
         except UserError as error:
             raise UserError(f"{error}; {self._way_back(check)}") from error
         if state is None:
+            # written after the first `latest`, so there was one
+            if (self.folder.path / METRICS).exists():
+                raise UserError(
+                    f"{self.folder.path} has trained epochs but no latest any more; "
+                    f"{self._way_back(check)}"
+                )
             return None
         self.history = [todays_row(row) for row in state["history"]]
         self.folder.write_metrics(self.history)
@@ -106,9 +113,7 @@ class Recorder:
 
     def _check(self, state: State, path: Path, fault: Callable[[State], str]) -> None:
         lacking = {"epoch", "model", "optimizer", "history", "identity"} - state.keys()
-        identity = state.get("identity")
-        same = isinstance(identity, dict) and current_names(identity) == self.folder.identity
-        if lacking or not same:
+        if lacking or not _is_identity(state["identity"], self.folder.identity):
             raise UserError(
                 f"checkpoint {path} is not of this run (lacks or differs in: "
                 f"{', '.join(sorted(lacking)) or 'identity'})"
@@ -156,6 +161,15 @@ class Recorder:
         """Ends the TensorBoard file."""
         if self.events is not None:
             self.events.close()
+
+
+def _is_identity(found: Any, wanted: dict[str, Any]) -> bool:
+    try:
+        # through json: a tensor in a damaged one compares to no single truth
+        plain = json.loads(json.dumps(found))
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(plain, dict) and current_names(plain) == wanted
 
 
 def best_row(history: list[Row]) -> Row | None:

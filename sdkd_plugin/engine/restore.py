@@ -5,6 +5,7 @@ the run.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
@@ -12,6 +13,7 @@ from sdkd_plugin.allowed import is_finite
 from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.runs.names import SCHEMA_1_COLUMNS
 from sdkd_plugin.runs.record import HEADLINE
+from sdkd_plugin.weights import is_dense
 
 TRAINED = ("lr", "train_loss", "train_top1", "train_seconds", "images_per_second")
 SCORED = (f"test_{HEADLINE}", "test_seconds")
@@ -30,17 +32,18 @@ def history_fault(state: Mapping[str, Any], schedule: Sequence[tuple[Phase, int]
     if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
         return "its history is no list of epochs"
     done = len(history)
-    if not 0 < done <= len(schedule) or state["epoch"] != done:
-        return f"its history has {done} epochs of {len(schedule)}, it is of epoch {state['epoch']}"
+    epoch = state["epoch"]
+    if not 0 < done <= len(schedule) or type(epoch) is not int or epoch != done:
+        return f"its history has {done} epochs of {len(schedule)}, it is of epoch {epoch!r}"
 
     for row, (phase, epoch) in zip(map(todays_row, history), schedule, strict=False):
-        if (row.get("phase"), row.get("epoch")) != (phase.name, epoch):
-            return f"its history lacks epoch {epoch} of phase {phase.name!r}"
         needed = TRAINED + (SCORED if phase.scores else ())
         wrong = [key for key in needed if not is_finite(row.get(key))]
         wrong += [key for key, value in row.items() if not _is_cell(key, value)]
         if wrong:
             return f"epoch {epoch} of phase {phase.name!r} in its history has no valid {wrong[0]}"
+        if (row.get("phase"), row.get("epoch")) != (phase.name, epoch):
+            return f"its history lacks epoch {epoch} of phase {phase.name!r}"
     return ""
 
 
@@ -50,7 +53,9 @@ def _is_cell(key: Any, value: Any) -> bool:
 
 
 def model_fault(found: Any, wanted: Mapping[str, Tensor]) -> str:
-    """Why these are not the tensors of `wanted`, in names, shapes and types; "" if they are."""
+    """Why these cannot be values of `wanted`'s tensors: other names, shapes or types, or NaN or
+    infinite; "" if they can.
+    """
     if not isinstance(found, dict):
         return "its model is no state_dict"
     strange = sorted(map(repr, found.keys() ^ wanted.keys()))
@@ -59,6 +64,8 @@ def model_fault(found: Any, wanted: Mapping[str, Tensor]) -> str:
     for key, tensor in wanted.items():
         if not _is_like(found[key], tensor):
             return f"{key!r} in its model is of another shape or type"
+        if not torch.isfinite(found[key]).all():
+            return f"{key!r} in its model holds values that are NaN or infinite"
     return ""
 
 
@@ -85,7 +92,7 @@ def optimizer_fault(found: Any, groups: Sequence[Mapping[str, Any]], solver: CN)
             "params": list(range(len(parameters), len(parameters) + len(params))),
         }
         for key, value in settings.items():
-            if not isinstance(saved, dict) or saved.get(key) != value:
+            if not isinstance(saved, dict) or not _is_plain(saved.get(key), value):
                 return f"its optimizer has another {key}"
         parameters += params
 
@@ -101,9 +108,15 @@ def optimizer_fault(found: Any, groups: Sequence[Mapping[str, Any]], solver: CN)
     return ""
 
 
+def _is_plain(found: Any, wanted: Any) -> bool:
+    """Whether these are the same numbers; a tensor, which compares to no single truth, is none."""
+    numbers = found if isinstance(found, list) else [found]
+    return all(isinstance(number, int | float) for number in numbers) and bool(found == wanted)
+
+
 def _is_like(value: Any, tensor: Tensor) -> bool:
     return (
         isinstance(value, Tensor)
-        and value.layout == tensor.layout
+        and is_dense(value)
         and (value.shape, value.dtype) == (tensor.shape, tensor.dtype)
     )

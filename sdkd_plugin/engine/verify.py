@@ -21,8 +21,6 @@ from sdkd_plugin.renames import current_names
 from sdkd_plugin.runs.environment import describe_environment
 from sdkd_plugin.runs.folder import RunFolder, difference, recorded_threads
 
-CONTENT = ("data", "teacher")  # what an identity names by its hash
-
 
 def verify(path: Path, steps: int | None = None, overrides: Sequence[str] = ()) -> bool:
     """Repeats the first steps of the run in this folder, from its stored config and with its thread
@@ -32,7 +30,8 @@ def verify(path: Path, steps: int | None = None, overrides: Sequence[str] = ()) 
         steps: how many; None: as many as are recorded.
         overrides: KEY VALUE pairs, for data or a teacher that lie elsewhere now.
     Raises:
-        UserError: no run folder, no record of its steps, or its data or teacher are missing.
+        UserError: no run folder, no record of its steps, or its data or teacher are missing or not
+            those that it had.
     """
     recorded = read_first_steps(path)
     steps = len(recorded) if steps is None else steps
@@ -42,7 +41,11 @@ def verify(path: Path, steps: int | None = None, overrides: Sequence[str] = ()) 
     dataset = load_dataset(cfg)
     run = RunFolder.of(cfg, dataset)
     held = current_names(read_object(path / "identity.json") or {})
-    _say_changes(held, run.identity)
+    changes = difference(held, {key: run.identity.get(key) for key in held})
+    if changes:
+        raise UserError(
+            f"{path} cannot be verified: what is here is another run than it was: {changes}"
+        )
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     environment = read_object(path / "environment.json") or {}
@@ -59,16 +62,6 @@ def verify(path: Path, steps: int | None = None, overrides: Sequence[str] = ()) 
     print(f"no match: {told}")
     print(f"environment, recorded -> here: {_environments(environment, here)}")
     return False
-
-
-def _say_changes(held: dict[str, Any], here: dict[str, Any]) -> None:
-    changes = difference(held, here)
-    if not changes:
-        return
-    content = [key for key in CONTENT if held.get(key) != here.get(key)]
-    named = {"data": "other data", "teacher": "another teacher"}
-    what = " and ".join(named[key] for key in content) or "another config"
-    print(f"{what} than the run had, so that a match is not to be expected: {changes}")
 
 
 def _make_trainer(cfg: CN, dataset: Dataset, run: RunFolder) -> Trainer:

@@ -32,6 +32,7 @@ from sdkd_plugin.runs.record import Result
 from sdkd_plugin.runs.teacher import loads_teacher, teacher_path
 
 FIRST_STEPS = "first_steps.json"
+METRICS = "metrics.csv"
 
 # Keys that do not decide the result, or do so only through content that the identity names by its
 # hash.
@@ -271,4 +272,4 @@ class RunFolder:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        write_text(self.path / "metrics.csv", text.getvalue())
+        write_text(self.path / METRICS, text.getvalue())
