@@ -18,8 +18,8 @@ StepRecord = dict[str, str]
 
 def record_step(losses: Mapping[str, Tensor], student: nn.Module) -> StepRecord:
     """A step by its loss, every bit of it, and by the digest of the student's state after it."""
-    loss = sum(loss.detach().double() for loss in losses.values())
-    return {"loss": loss.item().hex(), "student": weights.digest(student.state_dict())}
+    loss = sum((loss.item() for loss in losses.values()), 0.0)
+    return {"loss": loss.hex(), "student": weights.digest(student.state_dict())}
 
 
 def read_first_steps(folder: Path) -> list[StepRecord]:

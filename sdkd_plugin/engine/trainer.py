@@ -156,7 +156,7 @@ class Trainer:
         self.distiller.train()
         validation = self.validation(epoch)
         # for methods that draw in their step
-        with torch_seeded(self.cfg.SOLVER.SEED, self.method.phase.name, epoch):
+        with torch_seeded(self.cfg.SOLVER.SEED, self.phase.name, epoch):
             for step, batch in enumerate(self.train_batches.epoch(epoch), start=1):
                 yield batch, *self.step(batch, epoch, step, next(validation))
 
