@@ -92,6 +92,9 @@ def test_a_signal_inside_torchs_writer_is_no_failed_write(tmp_path, monkeypatch)
             kill_here(signal.SIGTERM)
             return self.file.write(content)
 
+        def flush(self) -> None:
+            self.file.flush()
+
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda state, file: save(state, File(file)))
     with pytest.raises(Interrupted), interruptible():

@@ -1,4 +1,4 @@
-"""`verify`: a run's first steps, done again, give the recorded bits, or it is said what does not."""
+"""`verify`: a run's first steps, done again, give the recorded bits, or what does not is said."""
 
 import json
 import shutil
