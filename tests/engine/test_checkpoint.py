@@ -150,6 +150,7 @@ def test_the_digest_is_of_content_alone():
         {"a": torch.zeros(0, 2), "b": one["b"]},
         {"a": -torch.zeros(1), "b": one["b"]},
         {"a": torch.zeros(1), "b": one["b"]},
+        {"a": torch.zeros(1, dtype=torch.int32), "b": one["b"]},  # the same bytes
     ]
     digests = {weights.digest(one), *map(weights.digest, others)}
     assert len(digests) == 1 + len(others)
