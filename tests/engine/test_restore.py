@@ -135,6 +135,10 @@ SPOILED: dict[str, tuple[Callable[[State], Any], str]] = {
         for key in ("epoch", "model", "optimizer", "history", "identity")
     },
     "empty history": (put("history", []), "its history has 0 epochs of 3"),
+    "nothing done": (
+        lambda state: state.update(history=[], epoch=0),
+        "its history has 0 epochs of 3, it is of epoch 0",
+    ),
     "history of None": (put("history", None), "its history is no list of epochs"),
     "history of numbers": (put("history", [1, 2]), "its history is no list of epochs"),
     "short history": (lambda state: state["history"].pop(), "has 1 epochs of 3, it is of epoch 2"),
