@@ -2,31 +2,57 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sdkd_plugin.arguments import make_parser
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.plugins import import_plugins
+from sdkd_plugin.signals import exit_code, interruptible, signal_of
+
+# How to go on after an interruption; the other commands leave nothing half done.
+GO_ON = {
+    "train": ": the last complete epoch is saved; add --resume to go on",
+    "sweep": ": each run's last complete epoch is saved; give the same command to go on",
+    "demo": ": the last complete epoch is saved; give the same command to go on",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0 done, 2 a user's error (one line on stderr), 130
-    interrupted.
+    """Runs a command; returns the exit code: 0 done, 1 verified and different, 2 a user's error
+    (one line on stderr), 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
     """
     options = make_parser().parse_args(arguments)
+    with interruptible(), warnings_in_one_line():
+        return _run_command(options)
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Inside the block a warning says what it says, without the place in our code."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *place: f"warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _run_command(options: argparse.Namespace) -> int:
     try:
         import_plugins(options.imports)
-        COMMANDS[options.command](options)
+        return COMMANDS[options.command](options) or 0
     except (UserError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            "interrupted: the last complete epoch is saved; add --resume to go on", file=sys.stderr
-        )
-        return 130
-    return 0
+    except KeyboardInterrupt as error:
+        # after SIGHUP there may be no terminal left to say it on
+        with suppress(OSError):
+            how = GO_ON.get(options.command, "")
+            print(f"interrupted by {signal_of(error).name}{how}", file=sys.stderr)
+        return exit_code(error)
 
 
 # The commands import late, so that --help and a mistyped option answer at once.
@@ -57,6 +83,12 @@ def _eval(options: argparse.Namespace) -> None:
         options.model,
     ]
     score_checkpoint(load_config(None, [*own, *options.opts]), options.ckpt)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from sdkd_plugin.engine.verify import verify
+
+    return 0 if verify(Path(options.folder), options.steps, options.opts) else 1
 
 
 def _table(options: argparse.Namespace) -> None:
@@ -120,9 +152,10 @@ def _demo(options: argparse.Namespace) -> None:
     run_demo(options.output)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "eval": _eval,
+    "verify": _verify,
     "table": _table,
     "sweep": _sweep,
     "demo": _demo,

@@ -92,6 +92,22 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
         help="overrides, such as DATASET.ROOT cifar100.npz",
     )
 
+    verify = commands.add_parser(
+        "verify",
+        help="repeat a run's first steps and say whether they give the recorded bits",
+        description="Exit code 0: they match; 1: they do not; 2: not possible. See docs/trust.md.",
+    )
+    verify.add_argument("folder", metavar="RUN", help="a run's folder, which holds config.yaml")
+    verify.add_argument(
+        "--steps", type=int, help="how many (default: all that are recorded, which are 3)"
+    )
+    verify.add_argument(
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="overrides, right after the folder, such as DATASET.ROOT where the data lie now",
+    )
+
 
 def _add_table(commands: argparse._SubParsersAction) -> None:
     table = commands.add_parser(

@@ -51,6 +51,7 @@ DEFAULTS: dict[str, Any] = {
         "DEVICE": "auto",  # auto | cpu | cuda
         "PRECISION": "fp32",  # fp32 | bf16 | fp16
         "CHANNELS_LAST": True,
+        "THREADS": 0,  # of the CPU, kept on resume; 0: what torch takes, as by OMP_NUM_THREADS
     },
     "LOG": {
         "TENSORBOARD_FREQ": 500,  # has no effect in mdistiller, nor here
@@ -97,6 +98,7 @@ ALLOWED: dict[str, Allowed] = {
     "SOLVER.DEVICE": OneOf(("auto", "cpu", "cuda")),
     "SOLVER.PRECISION": OneOf(("fp32", "bf16", "fp16")),
     "SOLVER.CHANNELS_LAST": Anything(),
+    "SOLVER.THREADS": Between(0, 1024),
     "LOG.TENSORBOARD_FREQ": Anything(),
     "LOG.SAVE_CHECKPOINT_FREQ": Between(1),
     "LOG.PREFIX": Anything(),

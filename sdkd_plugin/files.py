@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -24,28 +24,29 @@ def write_atomic(
     Raises:
         UserError: the file cannot be written, as on a full disk.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # named before it exists: a signal between making it and the `try` would leave it there
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would lock colleagues out
 
         if previous and path.exists():
             os.replace(path, previous)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        # torch's zip writer hides a full disk's OSError behind a RuntimeError
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        # torch's zip writer hides what went wrong behind a RuntimeError: a full disk's OSError,
+        # or a signal
+        hidden = error.__context__
+        if isinstance(hidden, KeyboardInterrupt):
+            raise hidden from None
+        reason = hidden if isinstance(hidden, OSError) else error
         raise UserError(
             f"{path} cannot be written: {reason}; what was there before is intact"
         ) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -67,16 +68,33 @@ def read_json(path: Path) -> Any:
     """Reads a json file; None where there is none.
 
     Raises:
-        UserError: the file is torn or no json.
+        UserError: the file is torn, no json, or no file, such as a pipe, which would never end.
     """
+    remedy = "remove the run folder or restore the file"
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file; {remedy}")
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # no json, no UTF-8, a number of 5,000 digits; nested too deeply
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no valid json ({error}); {remedy}") from error
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Reads a json file that holds an object; None where there is none.
+
+    Raises:
+        UserError: as `read_json`, or the file holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) and path.exists():  # `null` is read as None, too
         raise UserError(
-            f"{path} is no valid json ({error}); remove the run folder or restore the file"
-        ) from error
+            f"{path} holds {type(value).__name__}, not an object; remove the run folder or restore "
+            "the file"
+        )
+    return value
 
 
 def sha256(path: str | Path) -> str:

@@ -1,7 +1,12 @@
-"""Networks from files that are never trusted: no code runs, and what does not fit is told."""
+"""Networks from files that are never trusted: no code runs, and what is damaged or does not fit is
+told.
+"""
 
+import hashlib
 import pickle
+import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +15,73 @@ from torch import Tensor, nn
 
 from sdkd_plugin.errors import UserError
 
+DIGEST = "digest"  # the entry of our checkpoints that holds the digest of all others
+_ZIP = b"PK\x03\x04"  # what torch, since 1.6, takes a file for a zip by
+_HEX = re.compile("[0-9a-f]{64}")
+
+
+def digest(state: dict[str, Any]) -> str:
+    """SHA-256 of a checkpoint's content, in hex: of every key, value, type, shape and bit, not of
+    how a file holds them, so that it is the same before saving and after loading.
+
+    Args:
+        state: dicts, lists, tuples, tensors and plain values, nested.
+    """
+    hasher = hashlib.sha256()
+    _feed(hasher, state)
+    return hasher.hexdigest()
+
+
+def _feed(hasher: "hashlib._Hash", value: Any) -> None:
+    """Adds a value in a form that no other value has: what it is, its size, its content."""
+    if isinstance(value, Tensor):
+        hasher.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        hasher.update(flat.view(torch.uint8).numpy().data)
+    elif isinstance(value, dict):
+        hasher.update(f"dict {len(value)} ".encode())
+        for key in sorted(value, key=lambda key: (type(key).__name__, repr(key))):
+            _feed(hasher, key)
+            _feed(hasher, value[key])
+    elif isinstance(value, list | tuple | set | frozenset):
+        hasher.update(f"{type(value).__name__} {len(value)} ".encode())
+        ordered = isinstance(value, list | tuple)
+        for item in value if ordered else sorted(value, key=repr):
+            _feed(hasher, item)
+    else:  # a plain value's repr has every bit of it
+        text = repr(value).encode()
+        hasher.update(f"{type(value).__name__} {len(text)} ".encode() + text)
+
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Loads a checkpoint onto the CPU without running any code in it.
+    """Loads a checkpoint onto the CPU without running any code in it, and verifies it: a zip by its
+    own checksums, and by the digest where there is one (`engine.checkpoint.save` adds it).
+
+    torch verifies neither. A file in its format before 1.6 has nothing to verify; a warning says
+    so.
 
     Raises:
-        UserError: the file is missing, truncated, no torch file, holds code, or holds something
-            else than a dict.
+        UserError: the file is missing, damaged, truncated, no torch file, holds code, or holds
+            something else than a dict.
     """
     path = Path(path)
     try:
+        has_checksums = _verify_checksums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
+        if not has_checksums:
+            warnings.warn(
+                f"checkpoint {path} is in torch's format before 1.6, which has no checksums: "
+                "damage in it is not seen",
+                stacklevel=2,
+            )
+        if isinstance(state, dict):
+            _verify_digest(state, path)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path} does not exist") from error
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path} is refused: it is no torch file or holds objects other than "
@@ -44,6 +101,41 @@ def load(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def _verify_checksums(path: Path) -> bool:
+    """Reads the whole file once; returns False for one that has no checksums.
+
+    Raises:
+        UserError: a part differs from its CRC. What zipfile raises for a damaged index passes.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"checkpoint {path} is no regular file")
+    with open(path, "rb") as file:
+        is_zip = file.read(len(_ZIP)) == _ZIP
+    if not is_zip:
+        if zipfile.is_zipfile(path):
+            raise UserError(f"checkpoint {path} is damaged: its beginning is not a torch file's")
+        return False
+
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    if bad is not None:
+        raise UserError(f"checkpoint {path} is damaged: {bad} in it differs from its checksum")
+    return True
+
+
+def _verify_digest(state: dict[str, Any], path: Path) -> None:
+    """Takes our digest out of what was loaded, if there is one, and compares. Raises UserError
+    where it differs.
+    """
+    recorded = state.get(DIGEST)
+    # a foreign file may have an entry of that name, too
+    if not isinstance(recorded, str) or not _HEX.fullmatch(recorded):
+        return
+    del state[DIGEST]
+    if digest(state) != recorded:
+        raise UserError(f"checkpoint {path} is damaged: its content and its digest differ")
+
+
 def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
     """Fills a bare model from `{"model": state_dict}`, the format of mdistiller's teachers and our
     `student_*` files.
@@ -53,7 +145,8 @@ def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
         path: the checkpoint.
         name: the model's registry name, for messages.
     Raises:
-        UserError: unreadable file, no "model" entry, another number of classes, or another model.
+        UserError: unreadable or damaged file, no "model" entry, another number of classes, another
+            model, or weights that are no numbers of the model's kind, NaN or infinite.
     """
     weights = state_dict(path)
     own = model.state_dict()
@@ -82,7 +175,28 @@ def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
         raise UserError(
             f"checkpoint {path} is not for model {name!r}: {detail}, ...; check DISTILLER.* or -m"
         )
+    _check_values(own, weights, path)
     model.load_state_dict(weights)
+
+
+def _check_values(own: dict[str, Tensor], weights: dict[str, Tensor], path: str | Path) -> None:
+    """Raises UserError for the first tensor that is of another kind than the model's, or NaN or
+    infinite in the model's precision.
+    """
+    for key, value in weights.items():
+        kind = own[key].dtype
+        given = value.dtype
+        same = given.is_floating_point == kind.is_floating_point
+        if not same or given.is_complex != kind.is_complex:
+            raise UserError(
+                f"checkpoint {path}: {key!r} holds {given} instead of {kind}: converted wrongly?"
+            )
+        bad = int((~torch.isfinite(value.to(kind))).sum())
+        if bad:
+            raise UserError(
+                f"checkpoint {path}: {key!r} holds {bad} of {value.numel()} values that are NaN or "
+                "infinite: the training that made it had failed; give another file"
+            )
 
 
 def state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -100,7 +214,7 @@ def state_dict(path: str | Path) -> dict[str, Tensor]:
 
     entries = state["model"].items()
     if not all(
-        isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
+        isinstance(key, str) and isinstance(value, Tensor) and is_dense(value)
         for key, value in entries
     ):
         raise UserError(
@@ -109,3 +223,13 @@ def state_dict(path: str | Path) -> dict[str, Tensor]:
         )
 
     return {key.removeprefix("module."): value for key, value in entries}
+
+
+def is_dense(value: Tensor) -> bool:
+    """Whether a tensor has a plain value at every place; hostile files hold other kinds, too."""
+    return (
+        value.layout == torch.strided
+        and not value.is_quantized
+        and not value.is_nested
+        and not value.is_meta
+    )

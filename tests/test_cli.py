@@ -6,6 +6,7 @@ And nothing is lost.
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from support.tiny import contents, read, save_teacher, tiny_yaml
 
 from sdkd_plugin import __version__
-from sdkd_plugin.__main__ import main
+from sdkd_plugin.__main__ import main, warnings_in_one_line
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
 
@@ -228,6 +229,14 @@ def test_version_and_help(capsys):
         with pytest.raises(SystemExit) as caught:
             main([option])
         assert caught.value.code == 0 and text in capsys.readouterr().out
+
+
+def test_a_warning_is_one_line_without_a_place_in_our_code():
+    before = warnings.formatwarning
+    with warnings_in_one_line():
+        text = warnings.formatwarning("latest is\n  damaged", UserWarning, "recorder.py", 99)
+    assert text == "warning: latest is damaged\n"
+    assert warnings.formatwarning is before
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):

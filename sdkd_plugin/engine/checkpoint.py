@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
+from sdkd_plugin import weights
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import write_atomic
-from sdkd_plugin.weights import load
 
 
 def save(state: dict[str, Any], path: Path, keep_previous: bool = False) -> None:
-    """Saves a checkpoint atomically; with `keep_previous` the file it replaces stays, see
-    `load_newest`.
+    """Saves a checkpoint atomically, with its digest beside its entries; with `keep_previous` the
+    file it replaces stays, see `load_newest`.
     """
+    signed = {**state, weights.DIGEST: weights.digest(state)}
     write_atomic(
-        path, lambda file: torch.save(state, file), _previous(path) if keep_previous else None
+        path, lambda file: torch.save(signed, file), _previous(path) if keep_previous else None
     )
 
 
@@ -35,13 +36,13 @@ def load_newest(path: Path, check: Callable[[dict[str, Any], Path], None]) -> di
         path: a checkpoint saved with `keep_previous`.
         check: raises UserError for a readable checkpoint that is not the wanted one.
     Raises:
-        UserError: there are files but none is good; the newest one's fault is told.
+        UserError: there are files but none is good; the fault of each is told.
     """
     failures = []
     for candidate in (path, _previous(path)):
         if candidate.exists():
             try:
-                state = load(candidate)
+                state = weights.load(candidate)
                 check(state, candidate)
             except UserError as error:
                 failures.append(error)
@@ -52,7 +53,7 @@ def load_newest(path: Path, check: Callable[[dict[str, Any], Path], None]) -> di
                 return state
 
     if failures:
-        raise failures[0]
+        raise UserError("; ".join(map(str, failures)))
     return None
 
 

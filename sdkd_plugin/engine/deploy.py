@@ -1,5 +1,5 @@
-"""Student files: a bare student is exactly {"model": state_dict}; any other network also says how
-to build it again.
+"""Student files: a bare student is {"model": state_dict} and a digest; any other network also says
+how to build it again.
 """
 
 from typing import Any

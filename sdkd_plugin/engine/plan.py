@@ -12,6 +12,7 @@ from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.distillers.base import Distiller, Phase
 from sdkd_plugin.engine.build import build_distiller, build_teacher
 from sdkd_plugin.engine.device import make_accelerator
+from sdkd_plugin.engine.threads import choose_threads, threads
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
 from sdkd_plugin.runs.teacher import MissingTeacherError, loads_teacher, teacher_path
@@ -93,7 +94,9 @@ def show_run_plan(cfg: CN) -> None:
     for key in epoch_keys(cfg):
         print(f"  {key}: {shown[key]!r}")
 
-    plan = make_plan(cfg)
+    count = choose_threads(cfg.SOLVER.THREADS, None)
+    with threads(count):
+        plan = make_plan(cfg)
     dataset = plan.dataset
     distiller = plan.distiller
     print(
@@ -107,10 +110,7 @@ def show_run_plan(cfg: CN) -> None:
     print(f"parameters training adds: {distiller.get_extra_parameters():,}")
     if plan.warning:
         print(f"warning: {plan.warning}")
-    print(
-        f"expected cost, from {TIMED_STEPS} timed steps on {plan.device} with "
-        f"{torch.get_num_threads()} threads:"
-    )
+    print(f"expected cost, from {TIMED_STEPS} timed steps on {plan.device} with {count} threads:")
     for phase, train, score in plan.costs:
         print(
             f"  {phase.epochs} epochs {phase.name!r}, each {train:.1f} s of training, {score:.1f} "

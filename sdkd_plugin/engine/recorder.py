@@ -1,6 +1,8 @@
 """What a run leaves behind, epoch by epoch: history, checkpoints, TensorBoard, the terminal."""
 
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,16 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
+from sdkd_plugin import weights
 from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.engine import checkpoint
+from sdkd_plugin.engine.restore import Row, todays_row
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.renames import current_names
-from sdkd_plugin.runs.folder import RunFolder
-from sdkd_plugin.runs.names import SCHEMA_1_COLUMNS
+from sdkd_plugin.runs.folder import METRICS, RunFolder
 from sdkd_plugin.runs.record import HEADLINE
 
-Row = dict[str, Any]
+State = dict[str, Any]  # what a checkpoint holds
 
 
 class Recorder:
@@ -78,29 +81,64 @@ class Recorder:
             checkpoint.save(latest, self.folder.path / name, keep_previous=name == "latest")
         self.folder.write_metrics(self.history)
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, fault: Callable[[State], str]) -> State | None:
         """Goes back to the last complete epoch, or the one before if its checkpoint is damaged.
 
+        Args:
+            fault: why the run cannot go on from a checkpoint of its own; "" if it can.
         Returns:
             what `add` was given as "latest" then; None if no epoch is complete.
+        Raises:
+            UserError: there are checkpoints but none is good; says what to do.
         """
-        state = checkpoint.load_newest(self.folder.path / "latest", self._check)
+
+        def check(state: State, path: Path) -> None:
+            self._check(state, path, fault)
+
+        try:
+            state = checkpoint.load_newest(self.folder.path / "latest", check)
+        except UserError as error:
+            raise UserError(f"{error}; {self._way_back(check)}") from error
         if state is None:
+            # written after the first `latest`, so there was one
+            if (self.folder.path / METRICS).exists():
+                raise UserError(
+                    f"{self.folder.path} has trained epochs but no latest any more; "
+                    f"{self._way_back(check)}"
+                )
             return None
-        self.history = [
-            {SCHEMA_1_COLUMNS.get(key, key): value for key, value in row.items()}
-            for row in state["history"]
-        ]
+        self.history = [todays_row(row) for row in state["history"]]
         self.folder.write_metrics(self.history)
         return state
 
-    def _check(self, state: dict[str, Any], path: Path) -> None:
-        lacking = {"model", "optimizer", "history", "identity"} - state.keys()
-        if lacking or current_names(state["identity"]) != self.folder.identity:
+    def _check(self, state: State, path: Path, fault: Callable[[State], str]) -> None:
+        lacking = {"epoch", "model", "optimizer", "history", "identity"} - state.keys()
+        if lacking or not _is_identity(state["identity"], self.folder.identity):
             raise UserError(
                 f"checkpoint {path} is not of this run (lacks or differs in: "
                 f"{', '.join(sorted(lacking)) or 'identity'})"
             )
+        told = fault(state)
+        if told:
+            raise UserError(f"checkpoint {path} is damaged: {told}")
+
+    def _way_back(self, check: Callable[[State, Path], None]) -> str:
+        """What a user can do who has lost both newest checkpoints."""
+        good: dict[int, str] = {}
+        for path in [*self.folder.path.glob("epoch_*"), self.folder.path / "best"]:
+            try:
+                state = weights.load(path)
+                check(state, path)
+            except UserError:
+                continue
+            good[state["epoch"]] = path.name
+        if not good:
+            return f"remove {self.folder.path} and start the run again"
+        epoch = max(good)
+        return (
+            f"copy {good[epoch]} over latest in {self.folder.path} to go on after epoch {epoch}, "
+            "or remove the folder and start the run again"
+        )
 
     def report(self, phase: Phase) -> None:
         """Shows the last epoch on the terminal and in TensorBoard."""
@@ -123,6 +161,15 @@ class Recorder:
         """Ends the TensorBoard file."""
         if self.events is not None:
             self.events.close()
+
+
+def _is_identity(found: Any, wanted: dict[str, Any]) -> bool:
+    try:
+        # through json: a tensor in a damaged one compares to no single truth
+        plain = json.loads(json.dumps(found))
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(plain, dict) and current_names(plain) == wanted
 
 
 def best_row(history: list[Row]) -> Row | None:

@@ -1,5 +1,6 @@
 """From a config to a finished run: data, folder, networks, training, record."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import METRICS, describe, evaluate
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.recorder import Recorder
+from sdkd_plugin.engine.threads import choose_threads, threads
 from sdkd_plugin.engine.trainer import Trainer
+from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import teacher_checkpoint
 from sdkd_plugin.runs.environment import describe_environment, uncommitted_diff
-from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.folder import RunFolder, recorded_threads
 from sdkd_plugin.runs.record import HEADLINE, Result
 from sdkd_plugin.runs.teacher import MissingTeacherError, loads_teacher, teacher_path
 
@@ -46,6 +49,8 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
         cfg = with_trained_teacher(cfg, resume)
     dataset = load_dataset(cfg)
     folder = RunFolder.of(cfg, dataset)
+    if resume and not folder.started:
+        _say_neighbour(folder)
 
     with folder.lock():
         folder.check(resume)
@@ -55,20 +60,49 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
             print(f"{folder.path} holds this run, finished: last top-1 {top1:.2f}")
             return folder
 
-        setup = prepare(cfg, dataset, folder)
-        recorder = Recorder(folder, cfg.LOG.SAVE_CHECKPOINT_FREQ)
-        trainer = Trainer(setup.cfg, setup.distiller, dataset, setup.accelerator)
-        trainer.resume(recorder)
-        if not recorder.history:
-            folder.begin(cfg, setup.environment, uncommitted_diff())
-
-        done = len(recorder.history)
-        total = len(trainer.schedule)
-        images = len(dataset.train)
-        print(f"{folder.path}: {total} epochs, {done} of them done, {images} training images")
-        trainer.run(recorder)
-        make_result(setup, trainer, recorder).write(folder.path)
+        try:
+            with threads(_thread_count(cfg, folder)):
+                _train(cfg, dataset, folder)
+        finally:
+            folder.clear()  # a signal may come at the worst moment
     return folder
+
+
+def _train(cfg: CN, dataset: Dataset, folder: RunFolder) -> None:
+    """Trains what is left of a run, in its locked folder, and writes its record."""
+    setup = prepare(cfg, dataset, folder)
+    recorder = Recorder(folder, cfg.LOG.SAVE_CHECKPOINT_FREQ)
+    trainer = Trainer(setup.cfg, setup.distiller, dataset, setup.accelerator)
+    trainer.resume(recorder)
+    if not recorder.history:
+        folder.begin(cfg, setup.environment, uncommitted_diff())
+
+    done = len(recorder.history)
+    total = len(trainer.schedule)
+    images = len(dataset.train)
+    print(f"{folder.path}: {total} epochs, {done} of them done, {images} training images")
+    trainer.run(recorder)
+    make_result(setup, trainer, recorder).write(folder.path)
+
+
+def _say_neighbour(folder: RunFolder) -> None:
+    """Tells who asks to go on with a run that a changed key has made it another one."""
+    found = folder.neighbour()
+    if found is not None:
+        path, difference = found
+        print(
+            f"no unfinished run of this config; {path} differs in {difference}, which is another "
+            "run: starting at epoch 1"
+        )
+
+
+def _thread_count(cfg: CN, folder: RunFolder) -> int:
+    """The run's thread count; says so where it is not what this process would take."""
+    count = choose_threads(cfg.SOLVER.THREADS, recorded_threads(folder.path))
+    own = cfg.SOLVER.THREADS or torch.get_num_threads()
+    if count != own:
+        print(f"{folder.path} began with {count} threads and goes on with them, not with {own}")
+    return count
 
 
 @dataclass(frozen=True)
@@ -144,9 +178,17 @@ def with_trained_teacher(cfg: CN, resume: bool) -> CN:
 def score_teacher(teacher: nn.Module, cfg: CN, dataset: Dataset, device: torch.device) -> Scores:
     """Measures and prints what the teacher really knows; a wrong checkpoint shows here, not in the
     student's number.
+
+    Raises:
+        UserError: its logits are NaN or infinite.
     """
     scores = evaluate(lambda image: teacher(image)[0], EvalBatches(dataset, cfg, device))
     name = cfg.DISTILLER.TEACHER
+    if not math.isfinite(scores["loss"]):
+        raise UserError(
+            f"teacher {name} cannot teach: its weights are finite, but its loss on the "
+            f"{dataset.evaluates} images is {scores['loss']}; give another DISTILLER.TEACHER_CKPT"
+        )
     print(f"teacher {name}: on the {dataset.evaluates} images: {describe(scores)}")
     return scores
 

@@ -19,8 +19,10 @@ from sdkd_plugin.data.dataset import Dataset, hold_out
 from sdkd_plugin.distillers.base import Distiller, Phase
 from sdkd_plugin.engine.deploy import pack
 from sdkd_plugin.engine.evaluate import correct_within, evaluate
+from sdkd_plugin.engine.first_steps import FIRST, StepRecord, record_step
 from sdkd_plugin.engine.memory import keep_freed_memory
 from sdkd_plugin.engine.recorder import Recorder
+from sdkd_plugin.engine.restore import history_fault, model_fault, optimizer_fault
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.randomness import torch_seeded
 
@@ -68,7 +70,10 @@ class Trainer:
         for phase, epoch in self.schedule[len(recorder.history) :]:
             if self.method.phase != phase:
                 self.enter(phase, begin=True)
-            row = {"phase": phase.name, "epoch": epoch, **self.train_epoch(epoch)}
+            first: list[StepRecord] | None = None if recorder.history else []
+            row = {"phase": phase.name, "epoch": epoch, **self.train_epoch(epoch, first)}
+            if first is not None:
+                recorder.folder.write_first_steps(first)
             if phase.scores:
                 row |= self.evaluate(epoch)
             recorder.add(row, phase, self.states())
@@ -106,41 +111,54 @@ class Trainer:
         )
         self.optimizer = self.accelerator.prepare(optimizer)
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
+    def train_epoch(self, epoch: int, first: list[StepRecord] | None = None) -> dict[str, float]:
         """One pass over the training set; returns lr, the means per image of every loss and term,
         and the time.
-        """
-        phase = self.phase
-        lr = learning_rate(self.cfg, epoch) if phase.lr is None else phase.lr
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["lr_factor"]
-        self.distiller.train()
 
+        Args:
+            first: gets the records of the first steps.
+        """
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         count = 0
         began = time.perf_counter()
-        batches = self.train_batches.epoch(epoch)
-        validation = self.validation(epoch)
-        title = f"{phase.name} {epoch}"
-        bar = tqdm(batches, title, len(self.train_batches), leave=False, disable=None)
-
-        # for methods that draw in their step
-        with torch_seeded(self.cfg.SOLVER.SEED, phase.name, epoch):
-            for step, batch in enumerate(bar, start=1):
-                logits, losses = self.step(batch, epoch, step, next(validation))
-                n = len(batch.target)
-                count += n
-                totals["train_loss"] += n * sum(loss.detach() for loss in losses.values())
-                totals["train_top1"] += 100 * correct_within(logits.detach(), batch.target, 1)
-                for name, term in {**losses, **self.method.terms}.items():
-                    totals[name] += n * term.detach()
-                if step % 20 == 0 and not bar.disable:
-                    shown = ("train_loss", "train_top1")
-                    bar.set_postfix({name: totals[name].item() / count for name in shown})
+        title = f"{self.phase.name} {epoch}"
+        steps = self.steps(epoch)
+        bar = tqdm(steps, title, len(self.train_batches), leave=False, disable=None)
+        for step, (batch, logits, losses) in enumerate(bar, start=1):
+            n = len(batch.target)
+            count += n
+            totals["train_loss"] += n * sum(loss.detach() for loss in losses.values())
+            totals["train_top1"] += 100 * correct_within(logits.detach(), batch.target, 1)
+            for name, term in {**losses, **self.method.terms}.items():
+                totals[name] += n * term.detach()
+            if first is not None and step <= FIRST:
+                first.append(record_step(losses, self.method.student))
+            if step % 20 == 0 and not bar.disable:
+                shown = ("train_loss", "train_top1")
+                bar.set_postfix({name: totals[name].item() / count for name in shown})
 
         means = {name: total.item() / count for name, total in totals.items()}
         seconds = time.perf_counter() - began
-        return {"lr": lr, **means, "train_seconds": seconds, "images_per_second": count / seconds}
+        rates = {"lr": self.rate(epoch), **means}
+        return {**rates, "train_seconds": seconds, "images_per_second": count / seconds}
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate in this epoch of the phase, before any group's own factor."""
+        phase = self.phase
+        return learning_rate(self.cfg, epoch) if phase.lr is None else phase.lr
+
+    def steps(self, epoch: int) -> Iterator[tuple[Batch, Tensor, dict[str, Tensor]]]:
+        """The optimiser steps of an epoch of the phase, each made when it is asked for: the batch,
+        the student's logits and the weighted losses.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(epoch) * group["lr_factor"]
+        self.distiller.train()
+        validation = self.validation(epoch)
+        # for methods that draw in their step
+        with torch_seeded(self.cfg.SOLVER.SEED, self.phase.name, epoch):
+            for step, batch in enumerate(self.train_batches.epoch(epoch), start=1):
+                yield batch, *self.step(batch, epoch, step, next(validation))
 
     def validation(self, epoch: int) -> Iterator[Batch | None]:
         """Endless batches of the images that the phase holds out, in a new order each time round;
@@ -227,10 +245,8 @@ class Trainer:
 
     def states(self) -> dict[str, dict[str, Any]]:
         """What `Recorder.add` saves."""
-        frozen = self._frozen()
-        model = {k: v for k, v in self.method.state_dict().items() if k not in frozen}
         states = {
-            "latest": {"model": model, "optimizer": self.optimizer.state_dict()},
+            "latest": {"model": self._trained(), "optimizer": self.optimizer.state_dict()},
             "student": pack(self.method, self.cfg, self.dataset.num_classes),
         }
         teacher = self.method.teacher
@@ -240,13 +256,27 @@ class Trainer:
 
     def resume(self, recorder: Recorder) -> None:
         """Goes back to the last complete epoch, if there is one."""
-        state = recorder.load()
+        state = recorder.load(self._fault)
         if state is None:
             return  # killed before the end of the first epoch
         phase, _ = self.schedule[len(recorder.history) - 1]
         self.enter(phase, begin=False)
         self.method.load_state_dict({**state["model"], **self._frozen()})
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def _fault(self, state: dict[str, Any]) -> str:
+        """Why training cannot go on from this state; "" if it can. Changes nothing."""
+        told = history_fault(state, self.schedule) or model_fault(state["model"], self._trained())
+        if told:
+            return told
+        phase, _ = self.schedule[len(state["history"]) - 1]
+        groups = self.method.get_parameter_groups(phase)
+        return optimizer_fault(state["optimizer"], groups, self.cfg.SOLVER)
+
+    def _trained(self) -> dict[str, Tensor]:
+        """What resuming needs of the method's state."""
+        frozen = self._frozen()
+        return {k: v for k, v in self.method.state_dict().items() if k not in frozen}
 
     def _frozen(self) -> dict[str, Tensor]:
         """State of a teacher from a checkpoint: it is loaded from there again, and the run's

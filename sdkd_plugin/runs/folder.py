@@ -4,6 +4,7 @@ config.yaml       the resolved config; `--cfg` on it repeats the run
 identity.json     what decides the result: config, data and teacher by content
 environment.json  command, commit, versions, device, plugins
 changes.diff      what the commit does not hold; only if the checkout was not clean
+first_steps.json  the losses and weights of the first steps, exactly, for `verify`
 metrics.csv       one row per epoch
 latest, best, student_latest, student_best, epoch_<n>, student_<n>    checkpoints
 train.events/     TensorBoard
@@ -14,6 +15,7 @@ import csv
 import hashlib
 import io
 import json
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,14 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import active_config, flatten
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import read_json, sha256, write_json, write_text
+from sdkd_plugin.files import read_object, sha256, write_json, write_text
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.renames import current_names, first_names
 from sdkd_plugin.runs.record import Result
 from sdkd_plugin.runs.teacher import loads_teacher, teacher_path
+
+FIRST_STEPS = "first_steps.json"
+METRICS = "metrics.csv"
 
 # Keys that do not decide the result, or do so only through content that the identity names by its
 # hash.
@@ -40,6 +45,7 @@ NOT_IDENTITY = (
     "DATASET.TEST.",
     "DISTILLER.TEACHER_CKPT",
     "SOLVER.DEVICE",
+    "SOLVER.THREADS",
 )
 
 
@@ -85,6 +91,24 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     return "; ".join(
         f"{k}: {ours.get(k)!r} -> {theirs.get(k)!r}" for k in keys if ours.get(k) != theirs.get(k)
     )
+
+
+def recorded_threads(path: Path) -> int | None:
+    """The thread count that the run in a folder began with; None if none is recorded.
+
+    Raises:
+        UserError: environment.json is torn, or what it records is no count.
+    """
+    file = path / "environment.json"
+    recorded = (read_object(file) or {}).get("threads")
+    if recorded is None:
+        return None
+    if type(recorded) is not int or recorded < 1:
+        raise UserError(
+            f"threads in {file} is {recorded!r}; it must be a whole number from 1; remove the run "
+            "folder or restore the file"
+        )
+    return recorded
 
 
 class RunFolder:
@@ -162,7 +186,7 @@ class RunFolder:
                 )
             return
 
-        held = current_names(read_json(self.path / "identity.json") or {})
+        held = current_names(read_object(self.path / "identity.json") or {})
         changes = difference(self.identity, held)
         if changes:
             raise UserError(
@@ -174,9 +198,34 @@ class RunFolder:
                 f"{self.path} holds this run, unfinished; add --resume to go on, or choose another "
                 "EXPERIMENT.NAME"
             )
-        # what a killed process was writing; under the lock, nobody is now
+        self.clear()
+
+    def clear(self) -> None:
+        """Removes what a killed process was writing; under the lock, nobody is now."""
         for leftover in self.path.glob(".*.*"):
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
+
+    def neighbour(self) -> tuple[Path, str] | None:
+        """A run of the same tag and seed that was asked for with one key other: its folder, and the
+        difference as `KEY: there -> here`; None where there is none.
+
+        SOLVER.EPOCHS goes before any other key. Data and teacher may differ along with the key.
+        """
+        tag, _, _ = self.path.parent.name.rpartition("-")
+        near = []
+        for file in self.path.parents[1].glob(f"{escape(tag)}-*/{self.path.name}/identity.json"):
+            try:
+                held = current_names(read_object(file) or {})
+            except UserError:
+                continue
+            keys = {k for k in held | self.identity if held.get(k) != self.identity.get(k)}
+            asked = keys - {"data", "teacher"} or keys
+            if len(asked) == 1:
+                near.append((asked != {"SOLVER.EPOCHS"}, file.parent, held))
+        if not near:
+            return None
+        _, path, held = min(near, key=lambda found: found[:2])
+        return path, difference(held, self.identity)
 
     def lock(self) -> FileLock:
         """Creates the folder and locks it until released or the process ends.
@@ -210,6 +259,10 @@ class RunFolder:
             write_text(self.path / "changes.diff", changes)
         write_json(self.path / "environment.json", environment)
 
+    def write_first_steps(self, steps: list[dict[str, str]]) -> None:
+        """Writes what `verify` compares with, see `engine.verify`."""
+        write_json(self.path / FIRST_STEPS, {"steps": steps})
+
     def write_metrics(self, history: list[dict[str, float]]) -> None:
         """Writes metrics.csv whole: one row per epoch, so that a resumed run leaves no stale
         rows.
@@ -219,4 +272,4 @@ class RunFolder:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        write_text(self.path / "metrics.csv", text.getvalue())
+        write_text(self.path / METRICS, text.getvalue())

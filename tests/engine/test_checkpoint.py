@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert names(tmp_path) == ["latest"]
 
 
-@pytest.mark.parametrize("place", ["os.fsync", "os.replace", "os.chmod", "torch.save"])
+@pytest.mark.parametrize("place", ["os.fsync", "os.replace", "torch.save"])
 def test_a_failing_write_leaves_the_old_file_and_no_temporary_one(place, tmp_path, monkeypatch):
     path = tmp_path / "latest"
     checkpoint.save(STATE, path)
@@ -96,3 +97,60 @@ def test_load_newest_tells_the_newest_files_fault_if_none_is_good(tmp_path):
             path, lambda state, path: raising(UserError(f"not {state['number']}"))()
         )
     assert names(tmp_path) == ["latest", "latest.previous"]
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["ours", "foreign"])
+def test_no_flipped_bit_changes_what_is_loaded(signed, tmp_path):
+    """200 places all over the file: local headers, tensors, pickle, directory, its end."""
+    path = tmp_path / "file"
+    checkpoint.save(STATE, path) if signed else torch.save(STATE, path)
+    whole = path.read_bytes()
+    digest = weights.digest(STATE)
+    generator = random.Random(0)
+    refused = 0
+    for place in generator.sample(range(len(whole)), 200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = weights.load(path)
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        else:
+            assert weights.digest(found) == digest, f"byte {place} of {len(whole)}"
+    # padding and time stamps are the rest
+    assert refused > 80
+
+
+def test_a_digest_sees_what_no_checksum_does(tmp_path):
+    """A file that was opened, changed and saved again has checksums that fit."""
+    path = tmp_path / "file"
+    checkpoint.save({"model": {"a": torch.ones(3)}}, path)
+    state = torch.load(path, weights_only=True)
+    state["model"]["a"][1] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    torch.save(state, path)
+    with pytest.raises(UserError, match="is damaged: its content and its digest differ"):
+        weights.load(path)
+
+
+def test_the_digest_is_of_content_alone():
+    one = {"a": torch.arange(6.0).reshape(2, 3), "b": [1, None, {"c": (2.0, "x")}]}
+    same = {"b": [1, None, {"c": (2.0, "x")}], "a": one["a"].t().contiguous().t()}
+    assert weights.digest(one) == weights.digest(same)
+    others = [
+        {**one, "a": one["a"].reshape(3, 2)},
+        {**one, "a": one["a"].double()},
+        {**one, "a": one["a"] + torch.tensor([0, 0, 1e-6])},
+        {**one, "b": [1.0, None, {"c": (2.0, "x")}]},
+        {**one, "b": [1, None, {"c": [2.0, "x"]}]},
+        {**one, "b": [1, [None], {"c": (2.0, "x")}]},
+        {"a": one["a"], "B": one["b"]},
+        {"a": torch.zeros(0), "b": one["b"]},
+        {"a": torch.zeros(0, 2), "b": one["b"]},
+        {"a": -torch.zeros(1), "b": one["b"]},
+        {"a": torch.zeros(1), "b": one["b"]},
+        {"a": torch.zeros(1, dtype=torch.int32), "b": one["b"]},  # the same bytes
+    ]
+    digests = {weights.digest(one), *map(weights.digest, others)}
+    assert len(digests) == 1 + len(others)

@@ -170,7 +170,8 @@ def test_another_runs_checkpoint_is_refused(straight, killed, tmp_path):
     shutil.copy(other / "student_latest", folder / "latest")
     (folder / "latest.previous").unlink(missing_ok=True)
     with pytest.raises(
-        UserError, match=r"latest is not of this run \(lacks.*: history, identity, optimizer\)"
+        UserError,
+        match=r"latest is not of this run \(lacks.*: epoch, history, identity, optimizer\)",
     ):
         train(cfg, resume=True)
 

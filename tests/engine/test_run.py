@@ -334,3 +334,24 @@ def test_a_method_without_a_teacher_trains_none(tmp_path):
 def test_base_is_what_these_tests_count_with():
     data = load_dataset(load_config(None, words(BASE)))
     assert (BASE["SOLVER.EPOCHS"], len(data.train)) == (3, 143)
+
+
+def test_more_epochs_with_resume_are_another_run_and_said_so(copy, capsys):
+    yaml, folder = copy
+    before = contents(folder)
+    unnamed = {"EXPERIMENT__NAME": "", "LOG__PREFIX": folder.parents[2], "SOLVER__LR": 0.1}
+    assert train_command(yaml, "--resume", **unnamed, SOLVER__EPOCHS=1) == 0
+    assert "no unfinished run of this config" not in capsys.readouterr().out
+    assert train_command(yaml, "--resume", **unnamed, SOLVER__EPOCHS=2) == 0
+    (line,) = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("no unfinished run of this config; ")
+    ]
+    assert line.endswith(
+        "differs in SOLVER.EPOCHS: 1 -> 2, which is another run: starting at epoch 1"
+    )
+    # once it is there it goes on, or is finished, and nothing is to be said
+    assert train_command(yaml, "--resume", **unnamed, SOLVER__EPOCHS=2) == 0
+    assert "which is another run" not in capsys.readouterr().out
+    assert contents(folder) == before

@@ -14,6 +14,7 @@ from cases import Case
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin import weights
 from sdkd_plugin.config import load_config
 from sdkd_plugin.engine.run import train
 from sdkd_plugin.engine.trainer import Trainer
@@ -95,7 +96,7 @@ def train_until_killed(cfg: CN, steps: int, **options: bool) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """A checkpoint, without the times that its history holds."""
-    state = torch.load(path, weights_only=True)
+    state = weights.load(path)
     for row in state.get("history", []):
         for key in TIMES & row.keys():
             del row[key]
