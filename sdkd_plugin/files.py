@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from sdkd_plugin.errors import UserError
+
+LIMIT = 64 * 2**20  # bytes of a text that is read whole
 
 
 def write_atomic(
@@ -58,20 +61,56 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_text(path: Path, limit: int = LIMIT) -> str:
+    """Reads a UTF-8 file whole; its line ends become newlines.
+
+    Args:
+        limit: bytes; a larger file is somebody's mistake or trap, and is not read into memory.
+    Raises:
+        OSError: there is none, or it cannot be read.
+        UserError: it is no regular file, such as a pipe, which would never end, or too large.
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UserError(f"{path} is no regular file")
+    with open(path, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path} is larger than {limit / 2**20:g} MiB, the most that is read")
+    return content.decode().replace("\r\n", "\n")
+
+
 def read_json(path: Path) -> Any:
     """Reads a json file; None where there is none.
 
     Raises:
-        UserError: the file is torn or no json.
+        UserError: the file is torn, no json, too large, or no file, such as a pipe.
     """
+    remedy = "remove the run folder or restore the file"
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
+    # no json, no UTF-8, a number of 5,000 digits; nested too deeply
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no valid json ({error}); {remedy}") from error
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Reads a json file that holds an object; None where there is none.
+
+    Raises:
+        UserError: as `read_json`, or the file holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) and path.exists():  # `null` is read as None, too
         raise UserError(
-            f"{path} is no valid json ({error}); remove the run folder or restore the file"
-        ) from error
+            f"{path} holds {type(value).__name__}, not an object; remove the run folder or restore "
+            "the file"
+        )
+    return value
 
 
 def sha256(path: str | Path) -> str:
