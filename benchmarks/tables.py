@@ -4,6 +4,7 @@ Writes run folders as training would (240 epochs each; 10 methods, 5 pairs, 10 l
 as many seeds as are needed), then calls the command line on them and says what it took.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import psutil
+from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, load_config
 from sdkd_plugin.runs.folder import RunFolder, run_identity
@@ -29,7 +31,11 @@ PAIRS = (
     ("wrn_40_2", "wrn_40_1"),
 )
 RATES = tuple(0.01 * number for number in range(1, 11))
-METRICS = {**ACCURACIES, "loss": Metric("loss", "Cross entropy", "nats", "lower", decimals=4)}
+METRICS = {
+    **ACCURACIES,
+    "loss": Metric("loss", "Cross entropy", "nats", "lower", decimals=4),
+    "ece": Metric("ECE", "Expected calibration error", "%", "lower"),
+}
 WAYS = (
     ["--format", "terminal"],
     ["--format", "csv", "--versus", "SDKD"],
@@ -38,32 +44,32 @@ WAYS = (
 
 def write_runs(prefix: Path, count: int) -> None:
     """`count` finished runs under `prefix`; all have the same learning curve, shifted by seed."""
-    settings = [(pair, method, rate) for pair in PAIRS for method in METHODS for rate in RATES]
-    for number in range(count):
-        seed, place = divmod(number, len(settings))
-        pair, method, rate = settings[place]
-        words = ["DISTILLER.TYPE", method, "DISTILLER.TEACHER", pair[0]]
-        words += ["DISTILLER.STUDENT", pair[1], "SOLVER.SEED", str(seed), "SOLVER.LR", str(rate)]
-        cfg = _config(tuple(words))
-        write_run(prefix / f"{method}-{pair[0]}-{pair[1]}-{rate:.2f}" / f"seed{seed}", cfg)
+    settings = list(itertools.product(PAIRS, METHODS, RATES))
+    seeds = -(-count // len(settings))
+    for place, ((teacher, student), method, rate) in enumerate(settings):
+        words = ["DISTILLER.TYPE", method, "DISTILLER.TEACHER", teacher]
+        words += ["DISTILLER.STUDENT", student, "SOLVER.LR", str(rate)]
+        cfg = load_config(None, words)
+        cfg.defrost()
+        for seed in range(seeds):
+            if seed * len(settings) + place < count:
+                cfg.SOLVER.SEED = seed
+                write_run(prefix / f"{method}-{teacher}-{student}-{rate:.2f}" / f"seed{seed}", cfg)
 
 
-def _config(words: tuple[str, ...]):
-    return load_config(None, words)
-
-
-def write_run(path: Path, cfg) -> None:
+def write_run(path: Path, cfg: CN) -> None:
+    """One finished run, as training would leave it."""
     teacher = None if cfg.DISTILLER.TYPE == "NONE" else "0123456789abcdef"
     data = {"DATASET.MEAN": [0.5] * 3, "DATASET.STD": [0.25] * 3, "data": "0123456789abcdef"}
     identity = RunFolder(cfg, run_identity(cfg, data, teacher)).identity
     shift = cfg.SOLVER.SEED % 7 * 0.11
     rows = [
-        f"train,{epoch},0.05,2.5,1.0,1.5,{40 + epoch / 10 + shift:.2f},90.0,1.25,12.5,2.5"
+        f"train,{epoch},0.05,2.5,1.0,1.5,{40 + epoch / 10 + shift:.2f},90.0,1.25,5.5,12.5,2.5"
         for epoch in range(1, EPOCHS + 1)
     ]
     head = "phase,epoch,lr,train_loss,loss_ce,loss_kd,test_top1,test_top5,test_loss,"
-    head += "train_seconds,test_seconds"
-    scores = {"top1": float(f"{40 + EPOCHS / 10 + shift:.2f}"), "top5": 90.0, "loss": 1.25}
+    head += "test_ece,train_seconds,test_seconds"
+    scores = {"top1": float(f"{40 + EPOCHS / 10 + shift:.2f}"), "top5": 90.0, "loss": 1.25, "ece": 5.5}
     result = Result(
         method=cfg.DISTILLER.TYPE,
         teacher=None if teacher is None else cfg.DISTILLER.TEACHER,
