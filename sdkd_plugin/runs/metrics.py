@@ -1,0 +1,129 @@
+"""metrics.csv, a row for each epoch, read by columns; torch is not needed here."""
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.files import read_text
+from sdkd_plugin.printable import printable
+from sdkd_plugin.runs.names import SCHEMA_1_COLUMNS
+from sdkd_plugin.runs.record import HEADLINE
+from sdkd_plugin.runs.valid import LARGEST, shown
+
+FILE = "metrics.csv"
+SECONDS = ("train_seconds", "test_seconds")
+
+Points = tuple[tuple[int, float], ...]  # (epoch, value), phases counted through
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What is needed of metrics.csv.
+
+    Args:
+        epochs: rows, which are the complete epochs of all phases.
+        seconds: of training and evaluation, all rows together.
+        scores: by metric, a value for each row; None in an epoch that is not scored.
+    """
+
+    epochs: int
+    seconds: float
+    scores: Mapping[str, list[float | None]]
+
+    def last(self, metric: str) -> float | None:
+        """A metric in the last row."""
+        values = self.scores.get(metric)
+        return values[-1] if values else None
+
+
+NOTHING = Metrics(0, 0.0, {})
+
+
+class Curves(Mapping[str, Points]):
+    """A run's curves by metric, read from its folder when first asked for: only pictures want them,
+    and those of ten thousand runs would not fit into memory.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    @cached_property
+    def _points(self) -> dict[str, Points]:
+        return {
+            name: tuple((n, value) for n, value in enumerate(values, 1) if value is not None)
+            for name, values in read_metrics(self._folder).scores.items()
+        }
+
+    def __getitem__(self, metric: str) -> Points:
+        return self._points[metric]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._points)
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """The epochs of a run; none where there is no file, as of a run killed in its first one.
+
+    Raises:
+        UserError: the file is torn, foreign, no file, or skips an epoch.
+    """
+    try:
+        text = read_text(folder / FILE)
+        head, *lines = csv.reader(text.splitlines())
+        return _of_columns(head, lines)
+    except FileNotFoundError:
+        return NOTHING
+    except OSError as error:
+        raise UserError(f"{FILE} cannot be read: {error.strerror}") from error
+    except UserError:
+        raise
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{FILE} is torn or foreign ({shown(str(error))})") from error
+
+
+def _of_columns(head: list[str], lines: list[list[str]]) -> Metrics:
+    head = [SCHEMA_1_COLUMNS.get(name, name) for name in head]
+    # a row that is shorter or longer than the head raises ValueError here
+    columns = dict(zip(head, zip(*lines, strict=True), strict=True)) if lines else {}
+    for name in ("phase", "epoch", *SECONDS, f"test_{HEADLINE}"):
+        if name not in head:
+            raise ValueError(f"no column {name}")
+    if not lines:
+        return NOTHING
+
+    _check_epochs(columns["phase"], columns["epoch"])
+    seconds = [value or 0.0 for name in SECONDS for value in _numbers(name, columns[name])]
+    scores = {
+        name.removeprefix("test_"): _numbers(name, values)
+        for name, values in columns.items()
+        if name.startswith("test_") and name not in SECONDS
+    }
+    return Metrics(len(lines), sum(seconds), scores)
+
+
+def _check_epochs(phases: tuple[str, ...], epochs: tuple[str, ...]) -> None:
+    before, wanted = None, 1
+    for phase, epoch in zip(phases, epochs, strict=True):
+        wanted = wanted + 1 if phase == before else 1
+        if int(epoch) != wanted:
+            raise UserError(f"{FILE} skips to epoch {int(epoch):.6g} of phase {shown(phase)}")
+        before = phase
+
+
+def _numbers(name: str, texts: tuple[str, ...]) -> list[float | None]:
+    """A column's values; None where there is none."""
+    numbers: list[float | None]
+    if "" in texts:
+        numbers = [float(text) if text else None for text in texts]
+    else:
+        numbers = list(map(float, texts))
+    for number in numbers:
+        if number is not None and not -LARGEST <= number <= LARGEST:  # as NaN is not either
+            raise UserError(f"{printable(name)} in {FILE} is {number}; it must be a number")
+    return numbers
