@@ -1,7 +1,8 @@
 """metrics.csv, a row for each epoch, read by columns; torch is not needed here."""
 
 import csv
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from sdkd_plugin.files import read_text
 from sdkd_plugin.printable import printable
 from sdkd_plugin.runs.names import SCHEMA_1_COLUMNS
 from sdkd_plugin.runs.record import HEADLINE
-from sdkd_plugin.runs.valid import LARGEST, shown
+from sdkd_plugin.runs.valid import LARGEST, is_number, shown
 
 FILE = "metrics.csv"
 SECONDS = ("train_seconds", "test_seconds")
@@ -31,7 +32,7 @@ class Metrics:
 
     epochs: int
     seconds: float
-    scores: Mapping[str, list[float | None]]
+    scores: Mapping[str, Sequence[float | None]]
 
     def last(self, metric: str) -> float | None:
         """A metric in the last row."""
@@ -98,7 +99,7 @@ def _of_columns(head: list[str], lines: list[list[str]]) -> Metrics:
         return NOTHING
 
     _check_epochs(columns["phase"], columns["epoch"])
-    seconds = [value or 0.0 for name in SECONDS for value in _numbers(name, columns[name])]
+    seconds = [value for name in SECONDS for value in _numbers(name, columns[name]) if value]
     scores = {
         name.removeprefix("test_"): _numbers(name, values)
         for name, values in columns.items()
@@ -108,6 +109,9 @@ def _of_columns(head: list[str], lines: list[list[str]]) -> Metrics:
 
 
 def _check_epochs(phases: tuple[str, ...], epochs: tuple[str, ...]) -> None:
+    # one phase after the other, each from 1; the usual case in one comparison
+    if len(set(phases)) == 1 and epochs == tuple(map(str, range(1, len(epochs) + 1))):
+        return
     before, wanted = None, 1
     for phase, epoch in zip(phases, epochs, strict=True):
         wanted = wanted + 1 if phase == before else 1
@@ -116,14 +120,14 @@ def _check_epochs(phases: tuple[str, ...], epochs: tuple[str, ...]) -> None:
         before = phase
 
 
-def _numbers(name: str, texts: tuple[str, ...]) -> list[float | None]:
+def _numbers(name: str, texts: tuple[str, ...]) -> Sequence[float | None]:
     """A column's values; None where there is none."""
-    numbers: list[float | None]
-    if "" in texts:
-        numbers = [float(text) if text else None for text in texts]
-    else:
-        numbers = list(map(float, texts))
-    for number in numbers:
-        if number is not None and not -LARGEST <= number <= LARGEST:  # as NaN is not either
-            raise UserError(f"{printable(name)} in {FILE} is {number}; it must be a number")
-    return numbers
+    numbers = [float(text) for text in texts if text]
+    # the sum is NaN as soon as one of them is, which no comparison tells
+    if numbers and not (-LARGEST <= min(numbers) <= max(numbers) <= LARGEST and sum(numbers) < math.inf):
+        wrong = next(number for number in numbers if not is_number(number))
+        raise UserError(f"{printable(name)} in {FILE} is {wrong}; it must be a number")
+    if len(numbers) == len(texts):
+        return numbers
+    values = iter(numbers)
+    return [next(values) if text else None for text in texts]

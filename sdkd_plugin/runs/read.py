@@ -217,7 +217,9 @@ def _read(path: Path) -> Run:
         check_identity(result.identity)
         _check_same(identity, result.identity)
         identity = dict(result.identity)
-    if identity is None:
+    elif identity is not None:
+        check_identity(identity)
+    else:
         raise UserError(
             "has neither identity.json nor result.json: not begun by this package, or torn"
         )
@@ -237,7 +239,6 @@ def _read_identity(path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(identity, dict):
         raise UserError(f"identity.json holds {type(identity).__name__}, not an object")
-    check_identity(identity)
     return todays(identity)
 
 
