@@ -69,7 +69,12 @@ def write_run(path: Path, cfg: CN) -> None:
     ]
     head = "phase,epoch,lr,train_loss,loss_ce,loss_kd,test_top1,test_top5,test_loss,"
     head += "test_ece,train_seconds,test_seconds"
-    scores = {"top1": float(f"{40 + EPOCHS / 10 + shift:.2f}"), "top5": 90.0, "loss": 1.25, "ece": 5.5}
+    scores = {
+        "top1": float(f"{40 + EPOCHS / 10 + shift:.2f}"),
+        "top5": 90.0,
+        "loss": 1.25,
+        "ece": 5.5,
+    }
     result = Result(
         method=cfg.DISTILLER.TYPE,
         teacher=None if teacher is None else cfg.DISTILLER.TEACHER,

@@ -136,7 +136,9 @@ def _numbers(name: str, texts: Column) -> Sequence[float | None]:
     """A column's values; None where there is none."""
     numbers = [float(text) for text in texts if text]
     # the sum is NaN as soon as one of them is, which no comparison tells
-    if numbers and not (-LARGEST <= min(numbers) <= max(numbers) <= LARGEST and sum(numbers) < math.inf):
+    if numbers and not (
+        -LARGEST <= min(numbers) <= max(numbers) <= LARGEST and sum(numbers) < math.inf
+    ):
         wrong = next(number for number in numbers if not is_number(number))
         raise UserError(f"{printable(name)} in {FILE} is {wrong}; it must be a number")
     if len(numbers) == len(texts):

@@ -195,7 +195,9 @@ def _find(folder: Path) -> tuple[dict[Place, Path], list[Rejected]]:
             tops += filter(os.path.islink, inner)
             if parent.count(os.sep) >= deepest:
                 children.clear()
-    unread = [Rejected(Path(fault.filename), f"cannot be read: {fault.strerror}") for fault in faults]
+    unread = [
+        Rejected(Path(fault.filename), f"cannot be read: {fault.strerror}") for fault in faults
+    ]
     return found, unread
 
 

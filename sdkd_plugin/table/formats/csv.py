@@ -51,6 +51,8 @@ VERSUS_FIELDS = (
     "versus_smallest_p",
     "versus_p_holm",
 )
+# the sign patterns that p is counted over: all, or so many drawn; there if any are drawn
+PATTERNS = "versus_patterns"
 METRIC = "metric"  # its name; the values are in its unit
 
 
@@ -61,10 +63,13 @@ def render(report: Report) -> str:
         return "".join(map(_grid_csv, report.grids))
 
     records = _records(report.comparison, report)
-    tested = report.versus is not None and report.versus.tests
-    fields = [*FIELDS, *(VERSUS_FIELDS if tested else ()), METRIC]
+    versus = report.versus
+    fields = [*FIELDS]
+    if versus is not None and versus.tests:
+        fields += [*VERSUS_FIELDS, *([PATTERNS] if versus.sampled else [])]
+    fields.append(METRIC)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()
@@ -150,7 +155,7 @@ def _test_fields(ours: str, test: PairedTest) -> dict[str, Any]:
         paired.smallest_p,
         test.holm_p,
     )
-    return dict(zip(VERSUS_FIELDS, values, strict=True))
+    return dict(zip(VERSUS_FIELDS, values, strict=True)) | {PATTERNS: paired.patterns}
 
 
 def _grid_csv(grid: Grid) -> str:
