@@ -1,6 +1,7 @@
 """The command line, `python -m sdkd_plugin COMMAND`; tools/*.py have mdistiller's flags for it."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from sdkd_plugin.arguments import make_parser
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.plugins import import_plugins
+from sdkd_plugin.printable import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,10 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     try:
+        _check_place()
         import_plugins(options.imports)
         COMMANDS[options.command](options)
     except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -27,6 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
+
+
+def _check_place() -> None:
+    """Raises UserError if there is no working directory, which relative paths start from."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            "the working directory does not exist any more; cd into one that does, then repeat the "
+            "command"
+        ) from error
 
 
 # The commands import late, so that --help and a mistyped option answer at once.

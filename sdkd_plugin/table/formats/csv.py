@@ -6,6 +6,7 @@ import csv
 import io
 from typing import Any
 
+from sdkd_plugin.printable import printable
 from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.table.cells import Comparison, TableCell
 from sdkd_plugin.table.details import published_number
@@ -56,6 +57,9 @@ PATTERNS = "versus_patterns"
 METRIC = "metric"  # its name; the values are in its unit
 
 
+FORMULA = "=+-@＝＋－＠"  # a spreadsheet computes what begins so
+
+
 @FORMATS.register("csv")
 def render(report: Report) -> str:
     """The columns of the paired tests are there if there is any test."""
@@ -71,7 +75,7 @@ def render(report: Report) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({key: _safe(value) for key, value in each.items()} for each in records)
     return text.getvalue()
 
 
@@ -161,6 +165,23 @@ def _test_fields(ours: str, test: PairedTest) -> dict[str, Any]:
 def _grid_csv(grid: Grid) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(grid.head)
-    writer.writerows([cell.text for cell in row] for row in grid.rows)
+    writer.writerow(map(_safe, grid.head))
+    writer.writerows([_safe(cell.text) for cell in row] for row in grid.rows)
     return text.getvalue()
+
+
+def _safe(value: Any) -> Any:
+    """Text with a quotation mark before what would be a formula, and printable; else the value."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    formula = text.lstrip()[:1] in FORMULA and text.strip() != ""
+    return f"'{text}" if formula and not _is_numeral(text) else text
+
+
+def _is_numeral(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
