@@ -128,7 +128,7 @@ def _check_epochs(phases: Column, epochs: Column) -> None:
     for phase, epoch in zip(phases, epochs, strict=True):
         wanted = wanted + 1 if phase == before else 1
         if int(epoch) != wanted:
-            raise UserError(f"{FILE} skips to epoch {int(epoch):.6g} of phase {shown(phase)}")
+            raise UserError(f"{FILE} skips to epoch {shown(int(epoch))} of phase {shown(phase)}")
         before = phase
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import read_json
+from sdkd_plugin.files import read_object
 from sdkd_plugin.runs.metrics import Curves, Metrics, Points, read_metrics
 from sdkd_plugin.runs.names import todays
 from sdkd_plugin.runs.record import FILE, HEADLINE, Result
@@ -234,21 +234,18 @@ def _read(path: Path) -> Run:
 
 def _read_identity(path: Path) -> dict[str, Any] | None:
     try:
-        identity = read_json(path / "identity.json")
+        identity = read_object(path / "identity.json")
     except OSError as error:
         raise UserError(f"identity.json cannot be read: {error.strerror}") from error
-    if identity is None:
-        return None
-    if not isinstance(identity, dict):
-        raise UserError(f"identity.json holds {type(identity).__name__}, not an object")
-    return todays(identity)
+    return None if identity is None else todays(identity)
 
 
 def _check_same(identity: dict[str, Any] | None, recorded: Mapping[str, Any]) -> None:
     if identity is not None and identity != recorded:
         either = identity.keys() | recorded.keys()
         keys = sorted(key for key in either if identity.get(key) != recorded.get(key))
-        raise UserError(f"identity.json and {FILE} disagree on {', '.join(keys)}")
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        raise UserError(f"identity.json and {FILE} disagree on {', '.join(keys[:5])}{more}")
 
 
 def _check_complete(metrics: Metrics, result: Result) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import read_json, write_json
+from sdkd_plugin.files import read_object, write_json
 from sdkd_plugin.printable import printable
 from sdkd_plugin.runs.names import todays
 from sdkd_plugin.runs.valid import (
@@ -159,7 +159,7 @@ class Result:
         """
         path = folder / FILE
         try:
-            value = read_json(path)
+            value = read_object(path)
         except OSError as error:
             raise UserError(f"{FILE} cannot be read: {error.strerror}") from error
         return None if value is None else cls.from_json(value)
