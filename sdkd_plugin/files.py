@@ -66,6 +66,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def require_file(path: Path) -> None:
+    """Raises UserError for what opens but never ends, such as a pipe or a device; OSError where
+    there is nothing. A folder does not open.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path} is no regular file")
+
+
 def read_text(path: Path, limit: int = LIMIT) -> str:
     """Reads a UTF-8 file whole; its line ends become newlines.
 
@@ -76,8 +85,7 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
         UserError: it is no regular file, such as a pipe, which would never end, or too large.
         UnicodeDecodeError: it is no UTF-8.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise UserError(f"{path} is no regular file")
+    require_file(path)
     with open(path, "rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:

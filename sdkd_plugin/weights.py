@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.files import require_file
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -20,11 +21,14 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        require_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path} does not exist") from error
+    except UserError as error:
+        raise UserError(f"checkpoint {error}") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path} is refused: it is no torch file or holds objects other than "

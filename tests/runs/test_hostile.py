@@ -111,7 +111,7 @@ def wrong_kinds():
                 yield pytest.param(field, text, id=f"{field}-{kind}")
 
 
-@pytest.mark.parametrize("field, text", wrong_kinds())
+@pytest.mark.parametrize("field, text", list(wrong_kinds()))
 def test_every_field_is_checked_for_every_wrong_kind(pair, field, text):
     spoil(pair, field, text)
     said = reason(pair)
