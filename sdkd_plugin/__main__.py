@@ -1,6 +1,7 @@
 """The command line, `python -m sdkd_plugin COMMAND`; tools/*.py have mdistiller's flags for it."""
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from sdkd_plugin.arguments import make_parser
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.plugins import import_plugins
+from sdkd_plugin.printable import printable
 from sdkd_plugin.signals import exit_code, interruptible, signal_of
 
 # How to go on after an interruption; the other commands leave nothing half done.
@@ -42,10 +44,11 @@ def warnings_in_one_line() -> Iterator[None]:
 
 def _run_command(options: argparse.Namespace) -> int:
     try:
+        _check_place()
         import_plugins(options.imports)
         return COMMANDS[options.command](options) or 0
     except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         # after SIGHUP there may be no terminal left to say it on
@@ -53,6 +56,17 @@ def _run_command(options: argparse.Namespace) -> int:
             how = GO_ON.get(options.command, "")
             print(f"interrupted by {signal_of(error).name}{how}", file=sys.stderr)
         return exit_code(error)
+
+
+def _check_place() -> None:
+    """Raises UserError if there is no working directory, which relative paths start from."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            "the working directory does not exist any more; cd into one that does, then repeat the "
+            "command"
+        ) from error
 
 
 # The commands import late, so that --help and a mistyped option answer at once.

@@ -6,6 +6,7 @@ before data or a teacher are touched, and the methods' cards print their texts.
 """
 
 import math
+import reprlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,48 @@ class OneOf(Allowed):
     def check(self, key: str, value: Any) -> None:
         if not self.admits(value):
             raise unknown(self.kind, value, self.names, key)
+
+
+@dataclass(frozen=True)
+class FolderName(Allowed):
+    """What becomes a folder below LOG.PREFIX, or folders, as `project/part`: nothing that leads out
+    of it, and nothing that a terminal, a table or another system would trip over.
+    """
+
+    longest: int = 240  # bytes of a part, of the 255 that a file system allows; a hash may follow
+
+    def __str__(self) -> str:
+        return (
+            f"a name of printable characters, at most {self.longest} bytes, or several joined by "
+            "/, none of them .. and the first not empty"
+        )
+
+    def admits(self, value: Any) -> bool:
+        if not value.isprintable():
+            return False
+        parts = value.replace("\\", "/").split("/")
+        fit = all(len(part.encode()) <= self.longest for part in parts)
+        return fit and ".." not in parts and (len(parts) == 1 or parts[0] != "")
+
+    def check(self, key: str, value: Any) -> None:
+        if not self.admits(value):
+            raise UserError(f"{key} is {reprlib.repr(value)}; allowed: {self}")
+
+
+@dataclass(frozen=True)
+class FilePath(Allowed):
+    """A path, which may lead anywhere: what the system can open and a log can print."""
+
+    def __str__(self) -> str:
+        return "a path of printable characters"
+
+    def admits(self, value: Any) -> bool:
+        # bytes that are no UTF-8 are halves of surrogates in Python, and a path may have them
+        return "".join(part for part in value if not "\udc80" <= part <= "\udcff").isprintable()
+
+    def check(self, key: str, value: Any) -> None:
+        if not self.admits(value):
+            raise UserError(f"{key} is {reprlib.repr(value)}; allowed: {self}")
 
 
 @dataclass(frozen=True)

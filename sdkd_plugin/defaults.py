@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from sdkd_plugin.allowed import Above, Allowed, Anything, Between, Numbers, OneOf
+from sdkd_plugin.allowed import (
+    Above,
+    Allowed,
+    Anything,
+    Between,
+    FilePath,
+    FolderName,
+    Numbers,
+    OneOf,
+)
 
 # Keys in this tree that mdistiller has keep its defaults, traps included, so that its yaml files
 # mean the same here.
@@ -63,13 +72,13 @@ DEFAULTS: dict[str, Any] = {
 
 # What these keys may hold. Models and data sets are looked up in their registries instead.
 ALLOWED: dict[str, Allowed] = {
-    "EXPERIMENT.PROJECT": Anything(),
-    "EXPERIMENT.NAME": Anything(),
-    "EXPERIMENT.TAG": Anything(),
+    "EXPERIMENT.PROJECT": FolderName(),
+    "EXPERIMENT.NAME": FolderName(),
+    "EXPERIMENT.TAG": FolderName(),
     "DATASET.TYPE": Anything(),
     "DATASET.NUM_WORKERS": Between(0),
     "DATASET.TEST.BATCH_SIZE": Between(1),
-    "DATASET.ROOT": Anything(),
+    "DATASET.ROOT": FilePath(),
     "DATASET.DOWNLOAD": Anything(),
     "DATASET.AUGMENT": OneOf(("crop_flip", "crop", "none")),
     "DATASET.MEAN": Numbers("three numbers, one per channel, or []", length=3, optional=True),
@@ -82,7 +91,7 @@ ALLOWED: dict[str, Allowed] = {
     "DISTILLER.TYPE": Anything(),
     "DISTILLER.TEACHER": Anything(),
     "DISTILLER.STUDENT": Anything(),
-    "DISTILLER.TEACHER_CKPT": Anything(),
+    "DISTILLER.TEACHER_CKPT": FilePath(),
     "SOLVER.TRAINER": OneOf(("base", "crd", "phases")),
     "SOLVER.BATCH_SIZE": Between(1),
     "SOLVER.EPOCHS": Between(1),
@@ -101,7 +110,7 @@ ALLOWED: dict[str, Allowed] = {
     "SOLVER.THREADS": Between(0, 1024),
     "LOG.TENSORBOARD_FREQ": Anything(),
     "LOG.SAVE_CHECKPOINT_FREQ": Between(1),
-    "LOG.PREFIX": Anything(),
+    "LOG.PREFIX": FilePath(),
     "LOG.WANDB": Anything(),
 }
 

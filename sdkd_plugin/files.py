@@ -4,11 +4,14 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from sdkd_plugin.errors import UserError
+
+LIMIT = 64 * 2**20  # bytes of a text that is read whole
 
 
 def write_atomic(
@@ -64,19 +67,46 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def require_file(path: Path) -> None:
+    """Raises UserError for what opens but never ends, such as a pipe or a device; OSError where
+    there is nothing. A folder does not open.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path} is no regular file")
+
+
+def read_text(path: Path, limit: int = LIMIT) -> str:
+    """Reads a UTF-8 file whole; its line ends become newlines.
+
+    Args:
+        limit: bytes; a larger file is somebody's mistake or trap, and is not read into memory.
+    Raises:
+        OSError: there is none, or it cannot be read.
+        UserError: it is no regular file, such as a pipe, which would never end, or too large.
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    require_file(path)
+    with open(path, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path} is larger than {limit / 2**20:g} MiB, the most that is read")
+    return content.decode().replace("\r\n", "\n")
+
+
 def read_json(path: Path) -> Any:
     """Reads a json file; None where there is none.
 
     Raises:
-        UserError: the file is torn, no json, or no file, such as a pipe, which would never end.
+        UserError: the file is torn, no json, too large, or no file, such as a pipe.
     """
     remedy = "remove the run folder or restore the file"
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no regular file; {remedy}")
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except FileNotFoundError:
         return None
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
     # no json, no UTF-8, a number of 5,000 digits; nested too deeply
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no valid json ({error}); {remedy}") from error

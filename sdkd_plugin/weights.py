@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.files import require_file
 
 DIGEST = "digest"  # the entry of our checkpoints that holds the digest of all others
 _ZIP = b"PK\x03\x04"  # what torch, since 1.6, takes a file for a zip by
@@ -107,8 +108,10 @@ def _verify_checksums(path: Path) -> bool:
     Raises:
         UserError: a part differs from its CRC. What zipfile raises for a damaged index passes.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UserError(f"checkpoint {path} is no regular file")
+    try:
+        require_file(path)
+    except UserError as error:
+        raise UserError(f"checkpoint {error}") from error
     with open(path, "rb") as file:
         is_zip = file.read(len(_ZIP)) == _ZIP
     if not is_zip:

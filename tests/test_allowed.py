@@ -4,7 +4,17 @@ import math
 
 import pytest
 
-from sdkd_plugin.allowed import Above, Anything, AtLeast, Between, Numbers, Odd, OneOf
+from sdkd_plugin.allowed import (
+    Above,
+    Anything,
+    AtLeast,
+    Between,
+    FilePath,
+    FolderName,
+    Numbers,
+    Odd,
+    OneOf,
+)
 from sdkd_plugin.config import check_config, check_method, default_config, flatten
 from sdkd_plugin.defaults import ALLOWED, DEFAULTS, RENAMED_VALUES
 from sdkd_plugin.errors import UserError
@@ -53,6 +63,31 @@ def test_lists(allowed, good, bad):
         with pytest.raises(UserError) as caught:
             allowed.check("A.KEY", value)
         assert str(caught.value) == f"A.KEY is {value}; allowed: {allowed}"
+
+
+@pytest.mark.parametrize("key", ["EXPERIMENT.PROJECT", "EXPERIMENT.NAME", "EXPERIMENT.TAG"])
+@pytest.mark.parametrize(
+    "name",
+    ["../up", "a/../../b", "..", "/etc/x", "a\\..\\b", "\\x", "a\nb", "a\0b", "\x1b[2J", "\ud800"]
+    + ["x" * 300, "a/" + "é" * 200, "\u202e"],
+)
+def test_a_name_that_leads_out_or_cannot_be_printed_is_refused(key, name):
+    with pytest.raises(UserError, match=f"^{key} is .*; allowed: a name of printable") as caught:
+        ALLOWED[key].check(key, name)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+
+
+def test_names_that_stay_below_the_prefix_are_allowed():
+    for name in ("", "kd,res56,res20", "w/absname", "a..b", "über 1", ".hidden", "x" * 240):
+        FolderName().check("EXPERIMENT.NAME", name)
+
+
+def test_a_path_may_lead_anywhere_but_must_be_one():
+    for path in ("../data", "/data/c100.npz", "", "caf\udce9"):
+        FilePath().check("DATASET.ROOT", path)
+    for path in ("a\0b", "a\nb", "\ud800", "\x1b]0;x\x07"):
+        with pytest.raises(UserError, match="allowed: a path of printable"):
+            FilePath().check("DATASET.ROOT", path)
 
 
 def test_names_are_shown_in_their_order_and_an_unknown_one_with_the_nearest():

@@ -26,7 +26,7 @@ ROOMS = (  # top first
 )
 GROUND = (  # knows no method
     *("config", "renames", "defaults", "allowed", "weights", "files", "randomness", "signals"),
-    *("plugins", "registry", "errors"),
+    *("plugins", "registry", "printable", "errors"),
 )
 
 

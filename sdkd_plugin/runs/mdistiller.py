@@ -17,10 +17,12 @@ from torch import Tensor
 
 from sdkd_plugin import weights
 from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.files import read_text
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import MODELS
 from sdkd_plugin.runs.read import VANILLA, WORKLOG, Rejected, Run
 from sdkd_plugin.runs.record import ACCURACIES, Result
+from sdkd_plugin.runs.valid import is_number
 
 FORM = (
     "PATH:METHOD:TEACHER/STUDENT:SEED, such as "
@@ -121,7 +123,7 @@ def _result(identity: dict[str, Any], rows: list[dict[str, Any]], classes: int) 
 
 def _parse(named: str) -> tuple[Path, str, str, str, int]:
     # the path may hold colons: mdistiller writes some
-    parts = re.fullmatch(r"(.+):([^:/]+):([^:/]+)/([^:/]+):(\d+)", named)
+    parts = re.fullmatch(r"(.+):([^:/]+):([^:/]+)/([^:/]+):(\d{1,18})", named)
     if not parts:
         raise UserError(f"--upstream {named} is not of the form {FORM}")
     path, method, teacher, student, seed = parts.groups()
@@ -138,8 +140,8 @@ def _parse(named: str) -> tuple[Path, str, str, str, int]:
 def _read_worklog(path: Path) -> list[dict[str, Any]]:
     """One row for each epoch: its number and what the trainer logged."""
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{WORKLOG} cannot be read ({error}); give the folder that mdistiller's trainer wrote"
         ) from error
@@ -170,6 +172,8 @@ def _read_worklog(path: Path) -> list[dict[str, Any]]:
     if list(rows) != list(range(1, len(rows) + 1)) or not rows:
         gap = next((b for a, b in pairwise((0, *rows)) if b != a + 1), None)
         raise UserError(f"{WORKLOG} skips to epoch {gap}" if rows else f"{WORKLOG} holds no epoch")
+    if not all(is_number(row["lr"]) for row in rows.values()):
+        raise UserError(f"{WORKLOG} holds a learning rate that is no number")
     if not all(0 <= row[key] <= 100 for row in rows.values() for key in LOGGED.values()):
         raise UserError(f"{WORKLOG} holds an accuracy that is no percentage")
     return list(rows.values())
@@ -212,6 +216,9 @@ def _read_latest(path: Path) -> dict[str, Any]:
         if "momentum_kd" in group:  # its DOT trainer
             found["momentum of loss_kd"] = float(group["momentum_kd"])
 
+        wrong = {key: value for key, value in found.items() if not is_number(value)}
+        if wrong:
+            raise UserError(f"{path.name} holds a number that is none: {wrong}")
         teacher = {key: value for key, value in model.items() if key.startswith("module.teacher.")}
         digest = hashlib.sha256()
         for key in sorted(teacher):

@@ -2,10 +2,8 @@
 is not needed here.
 """
 
-import csv
 import math
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,15 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import read_json
-from sdkd_plugin.runs.names import SCHEMA_1_COLUMNS, todays
+from sdkd_plugin.files import read_object
+from sdkd_plugin.runs.metrics import Curves, Metrics, Points, read_metrics
+from sdkd_plugin.runs.names import todays
 from sdkd_plugin.runs.record import FILE, HEADLINE, Result
+from sdkd_plugin.runs.valid import check_identity
 
 # a folder with any of these claims to be a run
 MARKERS = ("identity.json", FILE, "metrics.csv")
 WORKLOG = "worklog.txt"  # the log of mdistiller's trainer, which names neither method nor seed
 VANILLA = "NONE"
 HOME = "sdkd_plugin"  # the host that trained a run, unless its identity names another
+
+LINK_DEPTH = 3  # levels under a linked folder that are searched: PROJECT/NAME/seed<k>
+
+Place = tuple[int, int]  # what the system knows a folder by, whatever path leads there
 
 # Identity keys that this package's own loop never reads (mdistiller's does), so that they change no
 # number.
@@ -45,7 +49,7 @@ class Run:
     identity: dict[str, Any]
     result: Result | None
     epochs_done: int
-    curves: Mapping[str, tuple[tuple[int, float], ...]]
+    curves: Mapping[str, Points]
 
     @property
     def record(self) -> Result:
@@ -54,7 +58,7 @@ class Run:
         return self.result
 
     @property
-    def curve(self) -> tuple[tuple[int, float], ...]:
+    def curve(self) -> Points:
         """The headline metric's."""
         return self.curves.get(HEADLINE, ())
 
@@ -138,7 +142,8 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[Rejected]]
     Raises:
         UserError: a folder does not exist, is a file, or holds nothing that looks like a run.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Place, Path] = {}
+    rejected = []
     for folder in map(Path, folders):
         if not folder.is_dir():
             fault = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -146,31 +151,59 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[Rejected]]
                 f"{folder} {fault}; give folders that hold runs, such as the LOG.PREFIX of "
                 "tools/train.py"
             )
-        here = _find(folder)
-        if not here:
+        here, unread = _find(folder)
+        rejected += unread
+        if not here and not unread:
             names = ", ".join((*MARKERS, WORKLOG))
             raise UserError(
                 f"{folder} holds no run: no folder under it has any of {names}; give a LOG.PREFIX"
             )
-        found.update((path.resolve(), path) for path in here)
+        found.update({place: path for place, path in here.items() if place not in found})
 
     runs = []
-    rejected = []
     for path in sorted(found.values()):
         try:
             runs.append(_read(path))
         except UserError as error:
             rejected.append(Rejected(path, str(error)))
-    return runs, rejected
+    return runs, sorted(rejected, key=lambda bad: bad.path)
 
 
-def _find(folder: Path) -> list[Path]:
-    found = []
-    for parent, children, files in os.walk(folder):
-        if not {*MARKERS, WORKLOG}.isdisjoint(files):
-            found.append(Path(parent))
-            children.clear()  # what lies in a run is its own
-    return found
+def _find(folder: Path) -> tuple[dict[Place, Path], list[Rejected]]:
+    """The run folders under `folder`, each once, and the folders that cannot be searched.
+
+    Links to folders are followed after all that is really there, so that a run is called by its own
+    path where it has one; a link that leads back, or to what has been searched, adds nothing.
+    """
+    found: dict[Place, Path] = {}
+    faults: list[OSError] = []
+    seen: set[Place] = set()
+    tops = [str(folder)]
+    for top in tops:  # grows on the way
+        deepest = math.inf if top == tops[0] else top.count(os.sep) + LINK_DEPTH
+        for parent, children, files in os.walk(top, onerror=faults.append):
+            place = _place(parent)
+            if place in seen:
+                children.clear()
+                continue
+            seen.add(place)
+            if not {*MARKERS, WORKLOG}.isdisjoint((*files, *children)):
+                found[place] = Path(parent)
+                children.clear()  # what lies in a run is its own
+            children.sort()
+            inner = [os.path.join(parent, child) for child in children]
+            tops += filter(os.path.islink, inner)
+            if parent.count(os.sep) >= deepest:
+                children.clear()
+    unread = [
+        Rejected(Path(fault.filename), f"cannot be read: {fault.strerror}") for fault in faults
+    ]
+    return found, unread
+
+
+def _place(path: str) -> Place:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _read(path: Path) -> Run:
@@ -183,27 +216,27 @@ def _read(path: Path) -> Run:
     identity = _read_identity(path)
     result = Result.read(path)
     if result is not None:
+        check_identity(result.identity)
         _check_same(identity, result.identity)
         identity = dict(result.identity)
-    if identity is None:
+    elif identity is not None:
+        check_identity(identity)
+    else:
         raise UserError(
             "has neither identity.json nor result.json: not begun by this package, or torn"
         )
-    _check_identity(identity)
 
-    rows = _read_metrics(path / "metrics.csv")
+    metrics = read_metrics(path)
     if result is not None:
-        _check_complete(rows, result)
-    return Run(path, identity, result, len(rows), _curves(rows))
+        _check_complete(metrics, result)
+    return Run(path, identity, result, metrics.epochs, Curves(path))
 
 
 def _read_identity(path: Path) -> dict[str, Any] | None:
     try:
-        identity = read_json(path / "identity.json")
+        identity = read_object(path / "identity.json")
     except OSError as error:
         raise UserError(f"identity.json cannot be read: {error.strerror}") from error
-    if identity is not None and not isinstance(identity, dict):
-        raise UserError(f"identity.json holds {type(identity).__name__}, not an object")
     return None if identity is None else todays(identity)
 
 
@@ -211,98 +244,23 @@ def _check_same(identity: dict[str, Any] | None, recorded: Mapping[str, Any]) ->
     if identity is not None and identity != recorded:
         either = identity.keys() | recorded.keys()
         keys = sorted(key for key in either if identity.get(key) != recorded.get(key))
-        raise UserError(f"identity.json and {FILE} disagree on {', '.join(keys)}")
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        raise UserError(f"identity.json and {FILE} disagree on {', '.join(keys[:5])}{more}")
 
 
-def _check_identity(identity: dict[str, Any]) -> None:
-    needed = {
-        "DISTILLER.TYPE": str,
-        "DISTILLER.STUDENT": str,
-        "SOLVER.SEED": int,
-        "SOLVER.EPOCHS": int,
-        "DATASET.VAL_FRACTION": float,
-        "data": str,
-    }
-    wrong = [key for key, kind in needed.items() if not isinstance(identity.get(key), kind)]
-    if wrong or "teacher" not in identity:
-        raise UserError(f"identity lacks or has no valid {', '.join(wrong or ['teacher'])}")
-
-
-@dataclass(frozen=True)
-class _Row:
-    """What is needed of one epoch in metrics.csv; `scores` is empty in a phase that has none."""
-
-    phase: str
-    epoch: int
-    seconds: float
-    scores: dict[str, float]
-
-
-def _read_metrics(path: Path) -> list[_Row]:
-    try:
-        with open(path, newline="") as file:
-            head, *lines = csv.reader(file)
-        rows = _metrics_rows(head, lines)
-    except FileNotFoundError:
-        return []  # killed in the first epoch; a result without metrics fails its own check
-    except OSError as error:
-        raise UserError(f"{path.name} cannot be read: {error.strerror}") from error
-    except (ValueError, IndexError, csv.Error) as error:
-        raise UserError(f"{path.name} is torn or foreign ({error})") from error
-
-    before = None
-    for row in rows:
-        if row.epoch != (before.epoch + 1 if before and before.phase == row.phase else 1):
-            raise UserError(f"{path.name} skips to epoch {row.epoch} of phase {row.phase}")
-        before = row
-    return rows
-
-
-def _metrics_rows(head: list[str], lines: list[list[str]]) -> list[_Row]:
-    head = [SCHEMA_1_COLUMNS.get(name, name) for name in head]
-    phase = head.index("phase")
-    epoch = head.index("epoch")
-    seconds = [head.index("train_seconds"), head.index("test_seconds")]
-    head.index(f"test_{HEADLINE}")
-    scores = {
-        name.removeprefix("test_"): place
-        for place, name in enumerate(head)
-        if name.startswith("test_") and place not in seconds
-    }
-
-    return [
-        _Row(
-            line[phase],
-            int(line[epoch]),
-            sum(float(line[place]) for place in seconds if line[place]),
-            {name: float(line[place]) for name, place in scores.items() if line[place]},
-        )
-        for line in lines
-    ]
-
-
-def _curves(rows: list[_Row]) -> dict[str, tuple[tuple[int, float], ...]]:
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for number, row in enumerate(rows, start=1):
-        for name, value in row.scores.items():
-            curves[name].append((number, value))
-    return {name: tuple(points) for name, points in curves.items()}
-
-
-def _check_complete(rows: list[_Row], result: Result) -> None:
+def _check_complete(metrics: Metrics, result: Result) -> None:
     """A metrics.csv that lost rows cannot add up to the seconds in result.json."""
-    if not rows:
+    if not metrics.epochs:
         raise UserError(f"has {FILE} but no metrics.csv, or an empty one")
-    for name, value in result.last.items():
-        logged = rows[-1].scores.get(name)
+    for name in result.metrics:
+        value, logged = result.last[name], metrics.last(name)
         if logged != value:
             label = result.metrics[name].label
             raise UserError(f"last {label} is {logged} in metrics.csv but {value} in {FILE}")
-    seconds = sum(row.seconds for row in rows)
     recorded = result.wall_seconds
     assert recorded is not None  # a record of this package has been checked for it
-    if not math.isclose(seconds, recorded, rel_tol=1e-6):
+    if not math.isclose(metrics.seconds, recorded, rel_tol=1e-6):
         raise UserError(
-            f"the {len(rows)} epochs in metrics.csv took {seconds:.1f} s, {FILE} says "
+            f"the {metrics.epochs} epochs in metrics.csv took {metrics.seconds:.1f} s, {FILE} says "
             f"{recorded:.1f} s: rows are missing or foreign"
         )

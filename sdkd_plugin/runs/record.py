@@ -4,15 +4,30 @@ The engine writes it; the table, the sweep and the demo read it. Which metrics t
 evaluators know: the record carries them by name and says of each what it means.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeGuard, get_type_hints
+from typing import Any
 
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import read_json, write_json
+from sdkd_plugin.files import read_object, write_json
+from sdkd_plugin.printable import printable
 from sdkd_plugin.runs.names import todays
+from sdkd_plugin.runs.valid import (
+    Test,
+    check_environment,
+    is_count,
+    is_name,
+    is_name_or_none,
+    is_number,
+    is_object,
+    is_percentage,
+    is_positive,
+    is_size,
+    is_tree,
+    require,
+    shown,
+)
 
 FILE = "result.json"
 SCHEMA = 2  # 1: versions up to 9fe486a, which knew top-1 and top-5 alone; read, never written
@@ -25,13 +40,30 @@ COSTS = (
     "deployed_parameters",
     "extra_parameters",
 )
-KINDS = {
-    "method": str,
-    "student": str,
-    "seed": int,
-    "epochs": int,
-    "best_epoch": int,
-    "evaluates": str,
+# What the fields of a record must be, and those of a metric's meaning.
+FIELDS: dict[str, tuple[Test, str]] = {
+    "method": (is_name, "a name"),
+    "teacher": (is_name_or_none, "a name, or null"),
+    "student": (is_name, "a name"),
+    "seed": (is_count, "a whole number from 0"),
+    "epochs": (is_positive, "a whole number from 1"),
+    "schedule_epochs": (is_positive, "a whole number from 1"),
+    "dataset": (is_name, "a name"),
+    "evaluates": (lambda value: value in ("test", "val"), "test or val"),
+    "train_images": (is_size, "a number from 0"),
+    "best_epoch": (is_positive, "a whole number from 1"),
+    **dict.fromkeys(COSTS, (is_size, "a number from 0")),
+    "finished": (is_name_or_none, "a time, or null"),
+    "config": (is_tree, "a tree of few levels"),
+    "identity": (is_tree, "flat"),
+    "environment": (is_tree, "a tree of few levels"),
+}
+MEANING: dict[str, tuple[Test, str]] = {
+    "label": (is_name, "a name"),
+    "title": (is_name, "text"),
+    "unit": (lambda value: value == "" or is_name(value), "text"),
+    "better": (lambda value: value in ("higher", "lower"), "higher | lower"),
+    "decimals": (lambda value: is_count(value) and value <= 9, "a whole number from 0 to 9"),
 }
 
 
@@ -127,7 +159,7 @@ class Result:
         """
         path = folder / FILE
         try:
-            value = read_json(path)
+            value = read_object(path)
         except OSError as error:
             raise UserError(f"{FILE} cannot be read: {error.strerror}") from error
         return None if value is None else cls.from_json(value)
@@ -141,7 +173,7 @@ class Result:
             value = _from_schema_1(value)
         if value["schema"] != SCHEMA:
             raise UserError(
-                f"{FILE} has schema {value['schema']!r}; this version reads 1 and {SCHEMA}: "
+                f"{FILE} has schema {shown(value['schema'])}; this version reads 1 and {SCHEMA}: "
                 "update sdkd_plugin"
             )
 
@@ -151,7 +183,7 @@ class Result:
         if lacking or foreign:
             raise UserError(
                 f"{FILE} lacks {', '.join(lacking) or 'nothing'} and has the unknown "
-                f"{', '.join(foreign) or 'nothing'}: torn, or of another version"
+                f"{printable(', '.join(foreign)[:200]) or 'nothing'}: torn, or of another version"
             )
         _check(value)
         metrics = {name: Metric(**meaning) for name, meaning in value["metrics"].items()}
@@ -168,53 +200,40 @@ def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(value: dict[str, Any]) -> None:
-    """Raises UserError for a record that nobody's run can have written."""
+    """Raises UserError, naming the field, for a record that nobody's run can have written."""
     for key in ("config", "identity", "environment", "metrics"):
         if not isinstance(value[key], dict):
             raise UserError(f"{FILE} has no {key}")
-    for key, kind in KINDS.items():
-        if not isinstance(value[key], kind):
-            raise UserError(f"{key} in {FILE} is {value[key]!r}; allowed: a {kind.__name__}")
+    for key, (test, what) in FIELDS.items():
+        require(test, what, f"{key} in {FILE}", value.get(key))
+    check_environment(value["environment"])
+
     for name, meaning in value["metrics"].items():
         _check_metric(name, meaning)
     if HEADLINE not in value["metrics"]:
         raise UserError(f"{FILE} has no metric {HEADLINE}")
-
     for name in ("last", "best"):
         _check_scores(name, value[name], value["metrics"])
     scored = value["teacher_score"]
     if scored is not None:
-        if not isinstance(scored, dict):
-            raise UserError(f"teacher_score in {FILE} is {scored!r}; allowed: scores by metric")
+        require(is_object, "scores by metric", f"teacher_score in {FILE}", scored)
         # a teacher that an earlier version scored may lack the later metrics
         known = {key: meaning for key, meaning in value["metrics"].items() if key in scored}
         _check_scores("teacher_score", scored, known)
 
-    for key in (*COSTS, "train_images"):
-        number = value.get(key)
-        if not _is_number(number) or number < 0:
-            raise UserError(f"{key} in {FILE} is {number!r}; it must be a number")
-
 
 def _check_metric(name: str, meaning: Any) -> None:
-    wanted = get_type_hints(Metric)
-    if not isinstance(meaning, dict) or meaning.keys() != wanted.keys():
-        raise UserError(f"metric {name} in {FILE} is {meaning!r}; wanted: {', '.join(wanted)}")
-    if not all(isinstance(meaning[key], kind) for key, kind in wanted.items()):
-        raise UserError(f"metric {name} in {FILE} has a value of another type: {meaning!r}")
-    if meaning["better"] not in ("higher", "lower") or not 0 <= meaning["decimals"] <= 9:
-        raise UserError(f"metric {name} in {FILE} is {meaning!r}; better: higher | lower")
+    where = f"metric {name} in {FILE}"
+    require(is_name, "called by a name", where, name)
+    if not isinstance(meaning, dict) or meaning.keys() != MEANING.keys():
+        raise UserError(f"{printable(where)} is {shown(meaning)}; wanted: {', '.join(MEANING)}")
+    for key, (test, what) in MEANING.items():
+        require(test, what, f"{key} of {where}", meaning[key])
 
 
 def _check_scores(name: str, scores: Any, metrics: dict[str, dict]) -> None:
     for key, meaning in metrics.items():
         value = scores.get(key) if isinstance(scores, dict) else None
-        if not _is_number(value):
-            kind = "a percentage" if meaning["unit"] == "%" else "a number"
-            raise UserError(f"{name}.{key} in {FILE} is {value!r}; it must be {kind}")
-        if meaning["unit"] == "%" and not 0 <= value <= 100:
-            raise UserError(f"{name}.{key} in {FILE} is {value!r}; it must be a percentage")
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
+        share = meaning["unit"] == "%"
+        test, what = (is_percentage, "a percentage") if share else (is_number, "a number")
+        require(test, what, f"{name}.{key} in {FILE}", value)

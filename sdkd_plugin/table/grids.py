@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sdkd_plugin.printable import printable
+
 MARKS = {
     "†": "one seed: tells nothing of the spread",
     "‡": "has unfinished runs, which do not count; they are listed below",
@@ -29,6 +31,9 @@ class Cell:
     best: bool = False
     marks: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", printable(self.text))
+
     @property
     def marked(self) -> str:
         return self.text + self.marks
@@ -41,6 +46,9 @@ EMPTY = Cell("")
 class Grid:
     """One printed table: a name for ids, a title, column heads, rows of as many cells, and notes
     under it.
+
+    What names in foreign run folders bring along is spelled out here, for every format; what
+    steers one format alone that format must escape.
     """
 
     name: str
@@ -48,6 +56,11 @@ class Grid:
     head: list[str]
     rows: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", printable(self.title))
+        object.__setattr__(self, "head", [printable(name) for name in self.head])
+        object.__setattr__(self, "notes", [printable(note) for note in self.notes])
 
     @property
     def text_columns(self) -> list[int]:

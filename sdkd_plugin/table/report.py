@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.printable import printable
 from sdkd_plugin.runs.read import Rejected, Run, read_runs
 from sdkd_plugin.runs.record import HEADLINE
 from sdkd_plugin.table.cells import Comparison, compare_runs
@@ -64,7 +65,7 @@ class Excluded:
     def sentence(self) -> str:
         """The path and the reason in one."""
         joint = " " if self.status == "duplicate" else ": "
-        return f"{self.path}{joint}{self.reason}"
+        return printable(f"{self.path}{joint}{self.reason}")
 
     def __str__(self) -> str:
         return f"{self.status}: {self.sentence}"

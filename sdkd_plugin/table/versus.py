@@ -6,7 +6,15 @@ from sdkd_plugin.errors import unknown
 from sdkd_plugin.table.cells import Comparison, TableCell
 from sdkd_plugin.table.grids import Cell, Grid
 from sdkd_plugin.table.metric import ShownMetric
-from sdkd_plugin.table.statistics import CONFIDENCE, Paired, compare_paired, holm
+from sdkd_plugin.table.statistics import (
+    CONFIDENCE,
+    DRAWN,
+    DRAWN_SEED,
+    EXACT,
+    Paired,
+    compare_paired,
+    holm,
+)
 
 WHY_UNPAIRED = {
     True: "have no finished seed in common",
@@ -33,6 +41,11 @@ class Versus:
     metric: ShownMetric
     tests: list[PairedTest]
     unpaired: list[TableCell]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether a p here comes of drawn sign patterns."""
+        return any(test.paired.sampled for test in self.tests)
 
 
 def run_versus(comparison: Comparison, name: str) -> Versus:
@@ -79,10 +92,15 @@ def versus_grid(versus: Versus) -> Grid:
         for cell in versus.unpaired
     ]
     notes.append(
-        "interval: Student's t over paired differences; p: exact two-sided sign flips; "
-        f"Holm: over all tests here, {len(rows)} in number"
+        "interval: Student's t over paired differences; p: two-sided sign flips, exact where all "
+        f"are counted; Holm: over all tests here, {len(rows)} in number"
     )
     paired = [test.paired for test in versus.tests]
+    if versus.sampled:
+        notes.append(
+            f"beyond {EXACT} pairs p is sampled: {DRAWN:,} sign patterns drawn with seed "
+            f"{DRAWN_SEED}; it cannot get below {1 / (DRAWN + 1):g}"
+        )
     powerless = sorted({each.n for each in paired if each.smallest_p > 1 - CONFIDENCE})
     if powerless:
         notes.append(
@@ -92,6 +110,10 @@ def versus_grid(versus: Versus) -> Grid:
 
     head = ["pair", "against", "n", "mean difference", "95 % interval", "p", "smallest p of n"]
     head.append("p (Holm)")
+    if versus.sampled:
+        head.append("sign patterns")
+        for row, each in zip(rows, paired, strict=True):
+            row.append(Cell(each.patterns))
     title = f"{versus.ours} minus the other method, last epoch, paired by seed"
     return Grid("versus", title, head, rows, versus.metric.notes + notes)
 

@@ -5,6 +5,7 @@ test_training.py reads a real one.
 
 import csv
 import io
+import os
 
 import numpy as np
 import pytest
@@ -225,3 +226,27 @@ def test_another_students_weights_or_files_are_told(write):
 def test_a_misspelled_run_is_refused(tmp_path, named, message):
     with pytest.raises(UserError, match=message):
         read_upstream(named.format(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["worklog.txt", "student_best", "latest"])
+def test_a_pipe_in_place_of_a_file_does_not_hang(write, name):
+    path = write("dkd", [50.0])
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    read = read_upstream(SPEC.format(path))
+    assert isinstance(read, Rejected) and "is no regular file" in read.reason
+
+
+@pytest.mark.parametrize("old, new", [("lr: 0.05", "lr: nan"), ("lr: 0.05", "lr: 1e400")])
+def test_a_learning_rate_that_is_no_number_is_told(write, old, new):
+    path = write("dkd", [50.0])
+    text = (path / "worklog.txt").read_text()
+    (path / "worklog.txt").write_text(text.replace(old, new))
+    assert "learning rate that is no number" in read_upstream(SPEC.format(path)).reason
+
+
+def test_momentum_that_is_no_number_is_told(write):
+    path = write("dkd", [50.0], decay=float("nan"))
+    assert "a number that is none: {'SOLVER.WEIGHT_DECAY': nan}" in (
+        read_upstream(SPEC.format(path)).reason
+    )

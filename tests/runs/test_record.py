@@ -50,7 +50,7 @@ def test_a_metric_nobody_knew_is_carried_by_name(tmp_path):
     [
         ({"schema": 3}, "has schema 3; this version reads 1 and 2: update sdkd_plugin"),
         ({"top1": 1.0}, "has the unknown top1: torn, or of another version"),
-        ({"method": 3}, "method in result.json is 3; allowed: a str"),
+        ({"method": 3}, "method in result.json is 3; it must be a name"),
         ({"metrics": {}}, "has no metric top1"),
         ({"metrics": {"top1": {"unit": "%"}}}, "metric top1 .* wanted: label, title, unit"),
         ({"metrics": []}, "has no metrics"),
@@ -59,7 +59,7 @@ def test_a_metric_nobody_knew_is_carried_by_name(tmp_path):
         ({"best": {**RESULT.best, "loss": "x"}}, "best.loss in result.json is 'x'; .*a number"),
         ({"teacher_score": {"top1": None}}, "teacher_score.top1 in result.json is None"),
         ({"teacher_score": {"ece": 101.0}}, "teacher_score.ece in result.json is 101.0"),
-        ({"teacher_score": "good"}, "teacher_score in result.json is 'good'; allowed: scores"),
+        ({"teacher_score": "good"}, "teacher_score in result.json is 'good'; it must be scores"),
         ({"best_epoch": None}, "best_epoch in result.json is None"),
         ({"train_images": None}, "train_images in result.json is None; it must be a number"),
         ({"environment": []}, "has no environment"),
@@ -73,7 +73,7 @@ def test_a_record_that_cannot_be_is_refused(tmp_path, changes, message):
 def test_a_better_that_is_neither_is_refused(tmp_path):
     metrics = asdict(RESULT)["metrics"]
     metrics["top1"]["better"] = "bigger"
-    with pytest.raises(UserError, match=r"better: higher \| lower"):
+    with pytest.raises(UserError, match=r"better of metric top1 .* is 'bigger'; .*higher \| lower"):
         Result.read(spoil(tmp_path, metrics=metrics))
 
 

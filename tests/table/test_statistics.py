@@ -1,3 +1,6 @@
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -83,6 +86,38 @@ def test_sign_flips_equal_scipys_enumeration(n):
 def test_many_seeds_stay_exact():
     ours = {seed: 1 + seed / 100 for seed in range(30)}
     assert compare_paired(ours, dict.fromkeys(ours, 0.0)).p == pytest.approx(2 / 2**30, rel=1e-12)
+
+
+def test_beyond_thirty_seeds_patterns_are_drawn_and_said_so():
+    drawn = np.random.default_rng(0).normal(0.3, 1, 48)
+    ours = dict(enumerate(drawn.tolist()))
+    paired = compare_paired(ours, dict.fromkeys(ours, 0.0))
+    # by the normal approximation, whose sd is the root of the sum of squares
+    z = abs(drawn.sum()) / np.sqrt((drawn**2).sum())
+    assert paired.p == pytest.approx(2 * stats.norm.sf(z), abs=0.003)
+    assert paired == compare_paired(ours, dict.fromkeys(ours, 0.0))
+    assert paired.sampled and paired.patterns == "9,999 drawn of 2^48"
+    assert paired.smallest_p == 1e-4
+    few = compare_paired({0: 1.0, 1: 2.0}, {0: 0.0, 1: 0.0})
+    assert not few.sampled and few.patterns == "all 4"
+
+
+def test_equal_seeds_beyond_thirty_differ_by_nothing():
+    scores = {seed: 70.1 + seed / 10 for seed in range(40)}
+    assert compare_paired(scores, scores).p == 1.0
+    better = {seed: value + 0.1 for seed, value in scores.items()}
+    assert compare_paired(better, scores).p == 1e-4  # of 2^40 patterns two reach the sum
+
+
+def test_a_thousand_seeds_take_a_second_and_little_memory():
+    ours = {seed: seed % 7 / 10 for seed in range(1000)}
+    tracemalloc.start()
+    began = time.process_time()
+    compare_paired(ours, dict.fromkeys(ours, 0.3))
+    seconds = time.process_time() - began
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < 10 and peak < 150 * 2**20
 
 
 def test_holm_by_hand():

@@ -2,6 +2,7 @@ import csv
 import io
 
 import pytest
+from support.runs import write_run
 from support.tables import table
 
 from sdkd_plugin.errors import UserError
@@ -31,3 +32,21 @@ def test_versus_without_common_seed_says_so(make_run, tmp_path):
     shown = table(tmp_path, versus="SDKD")
     assert "- resnet56/resnet20: SDKD and KD have no finished seed in common" in shown
     assert "over all tests here, 0 in number" in shown
+
+
+@pytest.fixture(scope="module")
+def many_seeds(tmp_path_factory):
+    """KD and SDKD with 31 seeds each, one more than is counted exactly."""
+    folder = tmp_path_factory.mktemp("many")
+    for seed in range(31):
+        write_run(folder, "KD", seed, [70.0 + seed / 31])
+        write_run(folder, "SDKD", seed, [70.5 + seed / 31])
+    return folder
+
+
+@pytest.mark.parametrize("style", ["terminal", "md", "latex", "csv", "html"])
+def test_a_sampled_p_is_named_so_in_every_format(many_seeds, style):
+    shown = table(many_seeds, style, versus="SDKD").replace("\\textasciicircum{}", "^")
+    assert "9,999 drawn of 2^31" in shown
+    if style != "csv":
+        assert "9,999 sign patterns drawn with seed 0; it cannot get below 0.0001" in shown

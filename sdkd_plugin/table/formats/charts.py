@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+from markupsafe import escape as escape_markup
 
+from sdkd_plugin.printable import printable
 from sdkd_plugin.table.cells import Comparison
 
 WIDTH = 640  # pixels of the viewBox
@@ -172,6 +174,11 @@ def _circle(s: Series, place_x: Scale, place_y: Scale) -> str:
 
 def _group(s: Series, drawn: str) -> str:
     return f'<g class="series s{s.style}"><title>{escape(s.name)}</title>{drawn}</g>'
+
+
+def escape(text: str) -> Markup:
+    """A name from anybody's run folder, as text of the page."""
+    return escape_markup(printable(text))
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Scale:

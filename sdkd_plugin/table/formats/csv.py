@@ -6,6 +6,7 @@ import csv
 import io
 from typing import Any
 
+from sdkd_plugin.printable import printable
 from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.table.cells import Comparison, TableCell
 from sdkd_plugin.table.details import published_number
@@ -51,7 +52,12 @@ VERSUS_FIELDS = (
     "versus_smallest_p",
     "versus_p_holm",
 )
+# the sign patterns that p is counted over: all, or so many drawn; there if any are drawn
+PATTERNS = "versus_patterns"
 METRIC = "metric"  # its name; the values are in its unit
+
+
+FORMULA = "=+-@＝＋－＠"  # a spreadsheet computes what begins so
 
 
 @FORMATS.register("csv")
@@ -61,12 +67,15 @@ def render(report: Report) -> str:
         return "".join(map(_grid_csv, report.grids))
 
     records = _records(report.comparison, report)
-    tested = report.versus is not None and report.versus.tests
-    fields = [*FIELDS, *(VERSUS_FIELDS if tested else ()), METRIC]
+    versus = report.versus
+    fields = [*FIELDS]
+    if versus is not None and versus.tests:
+        fields += [*VERSUS_FIELDS, *([PATTERNS] if versus.sampled else [])]
+    fields.append(METRIC)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({key: _safe(value) for key, value in each.items()} for each in records)
     return text.getvalue()
 
 
@@ -150,12 +159,29 @@ def _test_fields(ours: str, test: PairedTest) -> dict[str, Any]:
         paired.smallest_p,
         test.holm_p,
     )
-    return dict(zip(VERSUS_FIELDS, values, strict=True))
+    return dict(zip(VERSUS_FIELDS, values, strict=True)) | {PATTERNS: paired.patterns}
 
 
 def _grid_csv(grid: Grid) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(grid.head)
-    writer.writerows([cell.text for cell in row] for row in grid.rows)
+    writer.writerow(map(_safe, grid.head))
+    writer.writerows([_safe(cell.text) for cell in row] for row in grid.rows)
     return text.getvalue()
+
+
+def _safe(value: Any) -> Any:
+    """Text with a quotation mark before what would be a formula, and printable; else the value."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    formula = text.lstrip()[:1] in FORMULA and text.strip() != ""
+    return f"'{text}" if formula and not _is_numeral(text) else text
+
+
+def _is_numeral(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from sdkd_plugin.printable import printable
 from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.runs.read import Run
 from sdkd_plugin.runs.record import Result
@@ -26,6 +28,7 @@ def render(report: Report) -> str:
         loader=PackageLoader("sdkd_plugin.table.formats", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_spelled,
         trim_blocks=True,
     )
 
@@ -40,6 +43,11 @@ def render(report: Report) -> str:
         runs=runs,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     )
+
+
+def _spelled(value: Any) -> Any:
+    """What a template shows; jinja escapes the result, unless it is markup of our own."""
+    return value if isinstance(value, Markup) else printable(str(value))
 
 
 def _pictures(comparison: Comparison) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """LaTeX tables in the style of booktabs."""
 
+import re
 from collections.abc import Iterable
 
 from sdkd_plugin.registry import FORMATS
@@ -26,6 +27,8 @@ ESCAPES = {
     "◊": r"\textsuperscript{$\diamond$}",
 }
 
+NO_LABEL = re.compile(r"[^0-9A-Za-z_.]+")
+
 
 @FORMATS.register("latex")
 def render(report: Report) -> str:
@@ -46,7 +49,7 @@ def _float(grid: Grid) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_escape(grid.title)}}}",
-        rf"\label{{tab:{grid.name}}}",
+        rf"\label{{tab:{NO_LABEL.sub('-', grid.name)}}}",
         rf"\begin{{tabular}}{{{''.join(sides)}}}",
         r"\toprule",
         _row(map(_escape, grid.head)),
@@ -70,4 +73,6 @@ def _bold(cell: Cell) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(ESCAPES.get(character, character) for character in text)
+    escaped = "".join(ESCAPES.get(character, character) for character in text)
+    # a row begins after a command that would take these for its own argument
+    return f"{{}}{escaped}" if text.startswith(("[", "*")) else escaped

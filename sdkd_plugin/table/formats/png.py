@@ -5,12 +5,18 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.printable import printable
 from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.table.cells import Comparison
 from sdkd_plugin.table.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+DOTS = 150  # per inch
+LARGEST = 2**16 - 1  # pixels of a side, which is matplotlib's limit
 
 
 @FORMATS.register("png")
@@ -28,25 +34,36 @@ def render(report: Report) -> bytes:
         raise UserError("--format png draws runs; a published table has none: give folders")
     try:
         # without pyplot, which would choose a backend for the whole process
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError(
             "the plot needs matplotlib; install it with: pip install 'sdkd-plugin[plots]'"
         ) from error
 
-    count = len(comparison.columns)
-    width = 2.5 + 4 * count  # inches
-    figure = Figure(figsize=(width, 1.8 + 0.4 * len(comparison.rows)), layout="constrained")
-    panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
+    width = 2.5 + 4 * len(comparison.columns)
+    height = 1.8 + 0.4 * len(comparison.rows)
+    if max(width, height) * DOTS > LARGEST:
+        raise UserError(
+            f"--format png: {len(comparison.columns)} columns of {len(comparison.rows)} methods "
+            "are too many for one picture; give fewer folders, or use --format html"
+        )
+    with rc_context({"text.parse_math": False}):  # a $ in a name is a $
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return _draw(figure, comparison, report.options.title)
+
+
+def _draw(figure: "Figure", comparison: Comparison, title: str) -> bytes:
+    panels = figure.subplots(1, len(comparison.columns), squeeze=False, sharey=True)[0]
     for index, axes in enumerate(panels):
         _draw_column(axes, comparison, index)
 
     # a letter of this size is about a twelfth of an inch
     what = f"{comparison.metric.title} on the {comparison.images} images, last epoch"
-    title = textwrap.fill(report.options.title or what, int(12 * width))
+    title = textwrap.fill(printable(title or what), int(12 * figure.get_figwidth()))
     figure.suptitle(f"{title}\nmean ± sample standard deviation; strokes: single runs", size=10)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
+    figure.savefig(picture, format="png", dpi=DOTS)
     return picture.getvalue()
 
 
@@ -69,10 +86,10 @@ def _draw_column(axes: "Axes", comparison: Comparison, index: int) -> None:
             size=8,
         )
 
-    rows = comparison.rows
+    rows = [printable(row) for row in comparison.rows]
     axes.set(
-        title=comparison.columns[index].label,
-        xlabel=f"{metric.axis}, last epoch; the axis does not start at 0",
+        title=printable(comparison.columns[index].label),
+        xlabel=f"{printable(metric.axis)}, last epoch; the axis does not start at 0",
         ylim=(len(rows) - 0.5, -0.7),
     )
     axes.set_yticks(range(len(rows)), rows)
