@@ -25,7 +25,7 @@ ROOMS = (  # top first
     "models",
 )
 GROUND = (  # knows no method
-    *("config", "renames", "defaults", "allowed", "weights", "files", "randomness"),
+    *("config", "strict_yaml", "renames", "defaults", "allowed", "weights", "files", "randomness"),
     *("plugins", "registry", "errors"),
 )
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import configs_folder, load_config, override_pairs
@@ -26,6 +25,7 @@ from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.runs.folder import RunFolder
 from sdkd_plugin.runs.teacher import MissingTeacherError, loads_teacher, teacher_path
+from sdkd_plugin.strict_yaml import read_yaml
 
 KEYS = {
     "methods": list,
@@ -118,20 +118,7 @@ def _jobs_of(method: str, file: Path, tree: dict[str, Any]) -> Iterator[Job]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"sweep file {path} cannot be read: {error.strerror}; configs/sweeps/ has examples"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"sweep file {path} is no valid yaml: {reason}") from error
-
-    if not isinstance(tree, dict):
-        raise UserError(
-            f"sweep file {path} holds {type(tree).__name__}, not a tree of keys: {', '.join(KEYS)}"
-        )
+    tree = read_yaml(path, "sweep file", "configs/sweeps/ has examples")
     for key, value in tree.items():
         if key not in KEYS:
             raise unknown("sweep key", key, KEYS, str(path))
