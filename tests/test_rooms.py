@@ -26,7 +26,7 @@ ROOMS = (  # top first
 )
 GROUND = (  # knows no method
     *("config", "strict_yaml", "renames", "defaults", "allowed", "weights", "files", "randomness"),
-    *("plugins", "registry", "errors"),
+    *("signals", "plugins", "registry", "errors"),
 )
 
 
