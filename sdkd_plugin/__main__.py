@@ -3,29 +3,44 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from sdkd_plugin.arguments import make_parser
+from sdkd_plugin.arguments import parse
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.plugins import import_plugins
+from sdkd_plugin.signals import end_with_stdin, exit_code, interruptible, signal_of
+
+# How to go on after an interruption; the other commands leave nothing half done.
+GO_ON = {
+    "train": ": the last complete epoch is saved; add --resume to go on",
+    "sweep": ": each run's last complete epoch is saved; give the same command to go on",
+    "demo": ": the last complete epoch is saved; give the same command to go on",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 2 a user's error (one line on stderr), 130
-    interrupted.
+    interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
     """
-    options = make_parser().parse_args(arguments)
+    options = parse(arguments)
+    with interruptible():
+        return _run_command(options)
+
+
+def _run_command(options: argparse.Namespace) -> int:
     try:
         import_plugins(options.imports)
         COMMANDS[options.command](options)
     except (UserError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            "interrupted: the last complete epoch is saved; add --resume to go on", file=sys.stderr
-        )
-        return 130
+    except KeyboardInterrupt as error:
+        # after SIGHUP there may be no terminal left to say it on
+        with suppress(OSError):
+            how = GO_ON.get(options.command, "")
+            print(f"interrupted by {signal_of(error).name}{how}", file=sys.stderr)
+        return exit_code(error)
     return 0
 
 
@@ -37,6 +52,8 @@ def _train(options: argparse.Namespace) -> None:
     from sdkd_plugin.engine.plan import show_run_plan
     from sdkd_plugin.engine.run import train
 
+    if options.end_with_stdin:
+        end_with_stdin()
     cfg = load_config(options.cfg, options.opts)
     if options.dry_run:
         show_run_plan(cfg)

@@ -10,6 +10,7 @@ train.events/     TensorBoard
 result.json       written last: a folder without it is an unfinished run
 """
 
+import copy
 import csv
 import hashlib
 import io
@@ -41,6 +42,13 @@ NOT_IDENTITY = (
     "DISTILLER.TEACHER_CKPT",
     "SOLVER.DEVICE",
 )
+
+# Seconds to wait for a lock: longer than `RunFolder.busy` of another process holds it.
+LOCK_WAIT = 0.5
+
+
+class BusyError(UserError):
+    """Another process writes to the run folder now."""
 
 
 def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str, Any]:
@@ -119,6 +127,13 @@ class RunFolder:
         digest = None if teacher is None else sha256(teacher)
         return cls(cfg, run_identity(cfg, data_identity(dataset), digest), teacher)
 
+    def of_seed(self, seed: int) -> "RunFolder":
+        """The folder of the same run with another seed."""
+        other = copy.copy(self)
+        other.identity = {**self.identity, "SOLVER.SEED": seed}
+        other.path = self.path.parent / f"seed{seed}"
+        return other
+
     def _digest(self) -> str:
         # by the names that keys had first: to rename a key must not make another run of a run
         named = first_names(self.identity)
@@ -178,18 +193,33 @@ class RunFolder:
         for leftover in self.path.glob(".*.*"):
             leftover.unlink()
 
+    @property
+    def busy(self) -> bool:
+        """Whether another process writes here now."""
+        file = self.path / ".lock"
+        if not file.exists():
+            return False
+        try:
+            with FileLock(file).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # whoever wants to write will say it
+            return False
+
     def lock(self) -> FileLock:
         """Creates the folder and locks it until released or the process ends.
 
         Raises:
-            UserError: another process is writing here, or the folder cannot be created.
+            BusyError: another process is writing here.
+            UserError: the folder cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock")
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOCK_WAIT)
         except Timeout as error:
-            raise UserError(
+            raise BusyError(
                 f"{self.path} is being written by another process; wait for it or choose another "
                 "EXPERIMENT.NAME"
             ) from error
