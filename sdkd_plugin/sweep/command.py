@@ -141,7 +141,7 @@ def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> dict[str, float
     altogether = sum(each * len(kinds[kind]) for kind, each in hours.items())
     print(
         f"estimated from a few timed steps with {run_threads()} threads: {altogether:.1f} hours "
-        f"one at a time, about {altogether / jobs:.1f} with {jobs} at a time if each keeps its speed; "
-        f"{disk / 2**20:.0f} MiB on disk"
+        f"one at a time, about {altogether / jobs:.1f} with {jobs} at a time if each keeps its "
+        f"speed; {disk / 2**20:.0f} MiB on disk"
     )
     return hours

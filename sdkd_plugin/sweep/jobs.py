@@ -92,8 +92,13 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
             continue
         # of all seeds alike, so that one config says all
         job = Job(kind, cfg, _words(settings), file.seeds[0])
-        used |= {job.config().DISTILLER.TEACHER} if loads_teacher(job.config()) else set()
-        job = _with_teacher(job, file.teachers, teachers)
+        try:
+            taught = job.config()
+        except UserError as error:
+            raise UserError(f"{kind} of {path}: {error}") from error
+        if loads_teacher(taught):
+            used.add(taught.DISTILLER.TEACHER)
+            job = _with_teacher(job, taught, file.teachers, teachers)
         # vanilla is the same run for every teacher
         students.setdefault((job.cfg, job.settings), job)
 
@@ -120,9 +125,18 @@ def _kinds(file: SweepFile, folders: dict[str, Path]) -> Iterator[tuple[str, Pat
         for pair in file.pairs:
             cfg, own = _recipe(method, pair, folders, shipped, file)
             for label, changes in file.variants.get(method, {"": {}}).items():
-                name = f"{Path(method)}/{cfg.stem if method == VANILLA else pair}"
                 settings = {**own, **file.overrides, **changes}
-                yield " ".join(filter(None, [name, label])), cfg, settings
+                name = cfg.stem if method == VANILLA else pair
+                if {"DISTILLER.TEACHER", "DISTILLER.STUDENT"} & settings.keys():
+                    name = _networks(cfg, settings)
+                yield " ".join(filter(None, [f"{Path(method)}/{name}", label])), cfg, settings
+
+
+def _networks(cfg: Path, settings: Settings) -> str:
+    """TEACHER/STUDENT, or the student of a run without a teacher, where no file's name says it."""
+    held = load_config(cfg, _words(settings)) if cfg.exists() else load_config(None)
+    names = [held.DISTILLER.TEACHER] if cfg.parent.name != VANILLA else []
+    return "/".join([*names, held.DISTILLER.STUDENT])
 
 
 def _recipe(
@@ -174,13 +188,10 @@ def _words(settings: Settings) -> tuple[str, ...]:
     return tuple(word for pair in settings.items() for word in pair)
 
 
-def _with_teacher(job: Job, given: dict[str, str], teachers: dict[tuple, Job]) -> Job:
+def _with_teacher(job: Job, cfg: CN, given: dict[str, str], teachers: dict[tuple, Job]) -> Job:
     """The job with its teacher's checkpoint in its overrides; adds a teacher job if that has to be
-    trained first.
+    trained first. `cfg` is the job's.
     """
-    cfg = job.config()
-    if not loads_teacher(cfg):
-        return job
     name = cfg.DISTILLER.TEACHER
     path = given.get(name, "")
     if not path:
@@ -211,7 +222,13 @@ def _with_teacher(job: Job, given: dict[str, str], teachers: dict[tuple, Job]) -
 # 20,000 as well: data by the config's DATASET node, folders by kind of run and teacher's file.
 _DATASETS: dict[str, Dataset] = {}
 _FOLDERS: dict[tuple, RunFolder] = {}
-_config = cache(load_config)
+
+
+@cache
+def _read_kind(cfg: Path, settings: tuple[str, ...]) -> tuple[CN, str]:
+    """The config of a kind of run, and its DATASET node as text."""
+    read = load_config(cfg, settings)
+    return read, read.DATASET.dump()
 
 
 def folder_of(job: Job) -> RunFolder:
@@ -221,8 +238,7 @@ def folder_of(job: Job) -> RunFolder:
         MissingTeacherError: its teacher is not trained yet, so that the folder's name cannot be
             known.
     """
-    cfg = _config(job.cfg, job.settings)
-    key = cfg.DATASET.dump()
+    cfg, key = _read_kind(job.cfg, job.settings)
     if key not in _DATASETS:
         _DATASETS[key] = load_dataset(cfg)
     taught = teacher_path(cfg).stat() if loads_teacher(cfg) else None
