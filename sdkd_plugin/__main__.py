@@ -51,10 +51,14 @@ def _train(options: argparse.Namespace) -> None:
     from sdkd_plugin.config import load_config
     from sdkd_plugin.engine.plan import show_run_plan
     from sdkd_plugin.engine.run import train
+    from sdkd_plugin.idle import idle_note
 
     if options.end_with_stdin:
         end_with_stdin()
     cfg = load_config(options.cfg, options.opts)
+    note = idle_note(options.cfg, options.opts)
+    if note:
+        print(note)
     if options.dry_run:
         show_run_plan(cfg)
     else:

@@ -48,7 +48,8 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
     """
     cfg, renamed = default_config(), renamed_keys()
     if path is not None:
-        _merge(cfg, _read_yaml(path), "", _Source(str(path), renamed))
+        _merge(cfg, read_config(path), "", _Source(str(path), renamed))
+    named = cfg.clone()
     command_line = _Source("the command line", renamed)
     for key, value in override_pairs(list(overrides)):
         tree: dict = {}
@@ -59,8 +60,22 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
         node[leaf] = value
         _merge(cfg, tree, "", command_line)
     check_config(cfg)
+    tag = named.EXPERIMENT.TAG
+    if tag == cfg.EXPERIMENT.TAG != DEFAULTS["EXPERIMENT"]["TAG"] and usual_tag(named) != usual_tag(
+        cfg
+    ):
+        cfg.EXPERIMENT.TAG = usual_tag(cfg)  # a folder is named by what it holds
     cfg.freeze()
     return cfg
+
+
+def usual_tag(cfg: CN) -> str:
+    """method,teacher,student or, of a method without a teacher, method,student."""
+    method = METHODS[cfg.DISTILLER.TYPE].build
+    names = [method.__module__.rpartition(".")[2], cfg.DISTILLER.STUDENT]
+    if method.teacher_from != "none":
+        names.insert(1, cfg.DISTILLER.TEACHER)
+    return ",".join(names)
 
 
 def check_config(cfg: CN) -> None:
@@ -162,7 +177,12 @@ def configs_folder() -> Path:
     return beside if (beside / "cifar100").is_dir() else package / "configs"
 
 
-def _read_yaml(path: str | Path) -> dict:
+def read_config(path: str | Path) -> dict:
+    """The tree in a config's yaml file, unchecked; one under configs/ is found from anywhere.
+
+    Raises:
+        UserError: what `read_yaml` refuses.
+    """
     if not str(path):
         raise UserError(
             "--cfg is empty; give a yaml file such as configs/cifar100/sdkd/res56_res20.yaml"

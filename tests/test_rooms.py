@@ -25,7 +25,17 @@ ROOMS = (  # top first
     "models",
 )
 GROUND = (  # knows no method
-    *("config", "strict_yaml", "renames", "defaults", "allowed", "weights", "files", "randomness"),
+    *(
+        "idle",
+        "config",
+        "strict_yaml",
+        "renames",
+        "defaults",
+        "allowed",
+        "weights",
+        "files",
+        "randomness",
+    ),
     *("signals", "plugins", "registry", "errors"),
 )
 

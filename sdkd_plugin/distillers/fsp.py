@@ -65,6 +65,7 @@ def fsp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
     config=CONFIG,
     allowed=ALLOWED,
     epoch_keys=("INIT_EPOCHS",),
+    trainer="phases",
     renamed=feature_init.RENAMED,
 )
 class FSP(FeatureInit):

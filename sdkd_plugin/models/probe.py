@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
+
+from sdkd_plugin.models import build_model
 
 
 @contextmanager
@@ -42,3 +45,21 @@ def probe(model: nn.Module, size: int = 32) -> tuple[Tensor, dict]:
 def pooled_dim(model: nn.Module) -> int:
     """Length D of the model's pooled feature vector [N, D]; the image size does not change it."""
     return probe(model)[1]["pooled_feat"].shape[1]
+
+
+@cache
+def outline(name: str) -> tuple[list[int], list[int]] | None:
+    """Channels of a model's stages, stem left out, and of its pooled vector; and their sizes in
+    pixels for images of 32x32, the other way round. None for a model that cannot be run without
+    memory for its weights, as a plug-in's may be.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    try:
+        with torch.device("meta"):
+            feats = probe(build_model(name, 2))[1]
+    except RuntimeError:
+        return None
+    maps = [*feats["feats"][1:], feats["pooled_feat"][..., None, None]]
+    return [each.shape[1] for each in maps], [each.shape[2] for each in reversed(maps)]

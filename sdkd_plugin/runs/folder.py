@@ -15,16 +15,19 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import active_config, flatten
+from sdkd_plugin.config import active_config, flatten, usual_tag
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_json, sha256, write_json, write_text
+from sdkd_plugin.idle import idle_keys, usual_values
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.renames import current_names, first_names
 from sdkd_plugin.runs.record import Result
@@ -61,8 +64,11 @@ def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str
     Raises:
         UserError: a file that a method's config key names cannot be read.
     """
+    idle = idle_keys()
     flat = {
-        key: value for key, value in flatten(active_config(cfg)) if not key.startswith(NOT_IDENTITY)
+        key: value
+        for key, value in flatten(active_config(cfg))
+        if not key.startswith(NOT_IDENTITY) and key not in idle
     }
 
     method = METHODS[cfg.DISTILLER.TYPE]
@@ -109,8 +115,12 @@ class RunFolder:
         # as it will be read back: tuples become lists
         self.identity = json.loads(json.dumps(identity))
         self.teacher = teacher
-        name = cfg.EXPERIMENT.NAME or f"{cfg.EXPERIMENT.TAG.replace(',', '_')}-{self._digest()}"
-        self.path = Path(cfg.LOG.PREFIX, cfg.EXPERIMENT.PROJECT, name, f"seed{cfg.SOLVER.SEED}")
+        project = Path(cfg.LOG.PREFIX, cfg.EXPERIMENT.PROJECT)
+        seed = f"seed{cfg.SOLVER.SEED}"
+        name = cfg.EXPERIMENT.NAME or self._name(cfg, usual_values(cfg))
+        self.path = project / name / seed
+        if not cfg.EXPERIMENT.NAME and not self.path.exists():
+            self.path = next(self._old_places(cfg, project, seed), self.path)
 
     @classmethod
     def of(cls, cfg: CN, dataset: Dataset) -> "RunFolder":
@@ -134,9 +144,29 @@ class RunFolder:
         other.path = self.path.parent / f"seed{seed}"
         return other
 
-    def _digest(self) -> str:
-        # by the names that keys had first: to rename a key must not make another run of a run
-        named = first_names(self.identity)
+    def _name(self, cfg: CN, idle: dict[str, Any]) -> str:
+        return f"{cfg.EXPERIMENT.TAG.replace(',', '_')}-{self._digest(idle)}"
+
+    def _old_places(self, cfg: CN, project: Path, seed: str) -> Iterator[Path]:
+        """Where earlier versions put this run: keys without effect counted, and a tag said what the
+        yaml file holds, not what overrides made of it.
+        """
+        flat = dict(flatten(cfg))
+        usual = usual_values(cfg)
+        given = {key: flat[key] for key in usual}
+        digests = [self._digest(given), self._digest(usual)]
+        tag = cfg.EXPERIMENT.TAG.replace(",", "_")
+        if cfg.EXPERIMENT.TAG == usual_tag(cfg):
+            tag = "*"
+        for digest in digests:
+            found = project.glob(f"{tag if tag == '*' else escape(tag)}-{digest}/{seed}")
+            yield from sorted(path for path in found if (path / "identity.json").exists())
+
+    def _digest(self, idle: dict[str, Any]) -> str:
+        # by the names that keys had first: to rename a key must not make another run of a run, nor
+        # that an idle key counts no more
+        counted = {key: value for key, value in idle.items() if not key.startswith(NOT_IDENTITY)}
+        named = first_names({**self.identity, **counted})
         decides = {key: value for key, value in named.items() if key != "SOLVER.SEED"}
         text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -177,7 +207,9 @@ class RunFolder:
                 )
             return
 
-        held = current_names(read_json(self.path / "identity.json") or {})
+        idle = idle_keys()
+        written = current_names(read_json(self.path / "identity.json") or {})
+        held = {key: value for key, value in written.items() if key not in idle}
         changes = difference(self.identity, held)
         if changes:
             raise UserError(

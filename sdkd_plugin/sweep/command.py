@@ -110,6 +110,8 @@ def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> dict[str, float
     """
     total = len(sweep.teachers) + len(sweep.students)
     print(f"sweep {sweep.name}: {total} runs, {total - len(todo)} of them finished", flush=True)
+    if sweep.note:
+        print(sweep.note)
     if sweep.undefined:
         print(f"not defined, left out: {', '.join(sweep.undefined)}")
     if not todo:

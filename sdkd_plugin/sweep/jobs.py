@@ -13,6 +13,7 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.idle import idle_note
 from sdkd_plugin.registry import MODELS
 from sdkd_plugin.runs.folder import RunFolder
 from sdkd_plugin.runs.teacher import (
@@ -60,14 +61,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Jobs in two phases: the teachers that are missing, then the students; and the pairs that a
-    method does not have.
+    """Jobs in two phases: the teachers that are missing, then the students; the pairs that a method
+    does not have; and what the file sets without effect, in a line.
     """
 
     name: str
     teachers: list[Job]
     students: list[Job]
     undefined: list[str]
+    note: str | None = None
 
 
 def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
@@ -110,7 +112,9 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
         for job in students.values()
         for seed in file.seeds
     ]
-    return Sweep(path.stem, list(teachers.values()), expanded, list(dict.fromkeys(undefined)))
+    changes = [file.overrides, *(own for each in file.variants.values() for own in each.values())]
+    note = idle_note(None, [word for each in changes for word in _words(each)])
+    return Sweep(path.stem, list(teachers.values()), expanded, list(dict.fromkeys(undefined)), note)
 
 
 def _kinds(file: SweepFile, folders: dict[str, Path]) -> Iterator[tuple[str, Path, Settings]]:
