@@ -49,7 +49,7 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
     cfg, renamed = default_config(), renamed_keys()
     if path is not None:
         _merge(cfg, read_config(path), "", _Source(str(path), renamed))
-    named = cfg.clone()
+    tag, named = cfg.EXPERIMENT.TAG, cfg.DISTILLER.clone()
     command_line = _Source("the command line", renamed)
     for key, value in override_pairs(list(overrides)):
         tree: dict = {}
@@ -60,21 +60,21 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
         node[leaf] = value
         _merge(cfg, tree, "", command_line)
     check_config(cfg)
-    tag = named.EXPERIMENT.TAG
-    if tag == cfg.EXPERIMENT.TAG != DEFAULTS["EXPERIMENT"]["TAG"] and usual_tag(named) != usual_tag(
-        cfg
-    ):
-        cfg.EXPERIMENT.TAG = usual_tag(cfg)  # a folder is named by what it holds
+    stale = named.TYPE != cfg.DISTILLER.TYPE or usual_tag(named) != usual_tag(cfg.DISTILLER)
+    if stale and tag == cfg.EXPERIMENT.TAG != DEFAULTS["EXPERIMENT"]["TAG"]:
+        cfg.EXPERIMENT.TAG = usual_tag(cfg.DISTILLER)  # a folder is named by what it holds
     cfg.freeze()
     return cfg
 
 
-def usual_tag(cfg: CN) -> str:
-    """method,teacher,student or, of a method without a teacher, method,student."""
-    method = METHODS[cfg.DISTILLER.TYPE].build
-    names = [method.__module__.rpartition(".")[2], cfg.DISTILLER.STUDENT]
+def usual_tag(node: CN) -> str:
+    """The TAG of what a DISTILLER node says: method,teacher,student or, of a method without a
+    teacher, method,student.
+    """
+    method = METHODS[node.TYPE].build
+    names = [method.__module__.rpartition(".")[2], node.STUDENT]
     if method.teacher_from != "none":
-        names.insert(1, cfg.DISTILLER.TEACHER)
+        names.insert(1, node.TEACHER)
     return ",".join(names)
 
 

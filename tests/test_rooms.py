@@ -25,18 +25,8 @@ ROOMS = (  # top first
     "models",
 )
 GROUND = (  # knows no method
-    *(
-        "idle",
-        "config",
-        "strict_yaml",
-        "renames",
-        "defaults",
-        "allowed",
-        "weights",
-        "files",
-        "randomness",
-    ),
-    *("signals", "plugins", "registry", "errors"),
+    *("idle", "config", "strict_yaml", "renames", "defaults", "allowed", "weights", "files"),
+    *("randomness", "signals", "plugins", "registry", "errors"),
 )
 
 

@@ -156,7 +156,7 @@ class RunFolder:
         given = {key: flat[key] for key in usual}
         digests = [self._digest(given), self._digest(usual)]
         tag = cfg.EXPERIMENT.TAG.replace(",", "_")
-        if cfg.EXPERIMENT.TAG == usual_tag(cfg):
+        if cfg.EXPERIMENT.TAG == usual_tag(cfg.DISTILLER):
             tag = "*"
         for digest in digests:
             found = project.glob(f"{tag if tag == '*' else escape(tag)}-{digest}/{seed}")

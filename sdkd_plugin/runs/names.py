@@ -19,7 +19,7 @@ SCHEMA_1 = {
 SCHEMA_1_COLUMNS = {"stage": "phase"}  # of metrics.csv, and so of the history in a checkpoint
 
 
-# What changes nothing, and so is no part of an identity; in those that earlier versions wrote it is.
+# What changes nothing, and so is no part of an identity; earlier versions wrote it into theirs.
 # Said by each method, too, as `idle`.
 IDLE = (
     "CRD.FEAT.STUDENT_DIM",

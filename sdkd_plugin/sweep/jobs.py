@@ -208,7 +208,7 @@ def _with_teacher(job: Job, cfg: CN, given: dict[str, str], teachers: dict[tuple
             recipe = vanilla_file(name)
             if recipe is None:
                 raise UserError(
-                    f"teacher {name} of {job.label} has no checkpoint, and no vanilla/{name}.yaml "
+                    f"teacher {name} of {job.kind} has no checkpoint, and no vanilla/{name}.yaml "
                     "says how to train one; train it yourself and name its file under teachers"
                 ) from None
             words = teacher_overrides(cfg)
