@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sdkd_plugin.arguments import make_parser
+from sdkd_plugin.arguments import parse
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.plugins import import_plugins
 from sdkd_plugin.printable import printable
-from sdkd_plugin.signals import exit_code, interruptible, signal_of
+from sdkd_plugin.signals import end_with_stdin, exit_code, interruptible, signal_of
 
 # How to go on after an interruption; the other commands leave nothing half done.
 GO_ON = {
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 1 verified and different, 2 a user's error
     (one line on stderr), 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
     """
-    options = make_parser().parse_args(arguments)
+    options = parse(arguments)
     with interruptible(), warnings_in_one_line():
         return _run_command(options)
 
@@ -76,8 +76,14 @@ def _train(options: argparse.Namespace) -> None:
     from sdkd_plugin.config import load_config
     from sdkd_plugin.engine.plan import show_run_plan
     from sdkd_plugin.engine.run import train
+    from sdkd_plugin.idle import idle_note
 
+    if options.end_with_stdin:
+        end_with_stdin()
     cfg = load_config(options.cfg, options.opts)
+    note = idle_note(options.cfg, options.opts)
+    if note:
+        print(note)
     if options.dry_run:
         show_run_plan(cfg)
     else:

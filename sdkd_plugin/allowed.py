@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.errors import UserError, shown, unknown
 
 
 class Allowed(ABC):
@@ -24,7 +24,7 @@ class Allowed(ABC):
     def check(self, key: str, value: Any) -> None:
         """Raises UserError, naming key, value and what is allowed, unless the value is allowed."""
         if not self.admits(value):
-            raise UserError(f"{key} is {value}; allowed: {self}")
+            raise UserError(f"{key} is {shown(value, str)}; allowed: {self}")
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,13 @@ class Numbers(Allowed):
         if self.ascending and sorted(value) != list(value):
             return False
         return not self.different or len(set(value)) == len(value)
+
+
+def is_text(text: str) -> bool:
+    """Whether a file could hold this text and a file's name all its characters: it is not with a
+    NUL, nor with a surrogate, half a character, which has no bytes in UTF-8.
+    """
+    return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def is_finite(value: Any) -> bool:

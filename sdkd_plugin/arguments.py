@@ -1,6 +1,7 @@
 """What the command line takes; it imports nothing heavy, so that --help answers at once."""
 
 import argparse
+from collections.abc import Sequence
 
 from sdkd_plugin import __version__
 
@@ -8,6 +9,20 @@ EPILOG = (
     "DATASET.TYPE: cifar100 | npz | imagefolder | digits. All keys: sdkd_plugin/defaults.py; a "
     "method's: docs/methods/."
 )
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The namespace of a command line; exits 2, as argparse does, where it is none.
+
+    A sweep's overrides may stand anywhere after the file, which argparse takes only in one piece.
+    """
+    parser = make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.command == "sweep" and not any(word.startswith("--") for word in rest):
+        options.opts = [*options.opts, *rest]
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -58,6 +73,11 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
         "--dry-run",
         action="store_true",
         help="show resolved config, scaled epochs, parameters and expected cost, and stop",
+    )
+    train.add_argument(
+        "--end-with-stdin",
+        action="store_true",
+        help="stop as by SIGTERM when standard input ends; a sweep gives it to its runs",
     )
     train.add_argument(
         "opts",
@@ -170,7 +190,7 @@ def _add_sweeps(commands: argparse._SubParsersAction) -> None:
         "--jobs",
         type=int,
         default=1,
-        help="runs at a time; processors are split between them (default: 1)",
+        help="runs at a time, each with one thread or what OMP_NUM_THREADS says (default: 1)",
     )
     sweep.add_argument(
         "--executor",
@@ -186,7 +206,7 @@ def _add_sweeps(commands: argparse._SubParsersAction) -> None:
         help="print a shell line per unfinished run, for a scheduler, and stop",
     )
     sweep.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="overrides for every run, right after the file"
+        "opts", nargs="*", metavar="KEY VALUE", help="overrides for every run, after the file"
     )
 
     demo = commands.add_parser(

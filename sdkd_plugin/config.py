@@ -12,10 +12,15 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.allowed import is_text
 from sdkd_plugin.defaults import ALLOWED, DEFAULTS, RENAMED_VALUES
-from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.errors import UserError, shown, unknown
 from sdkd_plugin.registry import DATASETS, METHODS
 from sdkd_plugin.renames import both_names, renamed_keys, todays_value
+from sdkd_plugin.strict_yaml import read_yaml
+
+LARGEST = 2**63 - 1  # of whole numbers: what a tensor holds
+MAX_EPOCHS = 1_000_000  # of one phase; a thousand times what anyone trains
 
 
 def default_config() -> CN:
@@ -43,7 +48,8 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
     """
     cfg, renamed = default_config(), renamed_keys()
     if path is not None:
-        _merge(cfg, _read_yaml(path), "", _Source(str(path), renamed))
+        _merge(cfg, read_config(path), "", _Source(str(path), renamed))
+    tag, named = cfg.EXPERIMENT.TAG, cfg.DISTILLER.clone()
     command_line = _Source("the command line", renamed)
     for key, value in override_pairs(list(overrides)):
         tree: dict = {}
@@ -54,8 +60,22 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
         node[leaf] = value
         _merge(cfg, tree, "", command_line)
     check_config(cfg)
+    stale = named.TYPE != cfg.DISTILLER.TYPE or usual_tag(named) != usual_tag(cfg.DISTILLER)
+    if stale and tag == cfg.EXPERIMENT.TAG != DEFAULTS["EXPERIMENT"]["TAG"]:
+        cfg.EXPERIMENT.TAG = usual_tag(cfg.DISTILLER)  # a folder is named by what it holds
     cfg.freeze()
     return cfg
+
+
+def usual_tag(node: CN) -> str:
+    """The TAG of what a DISTILLER node says: method,teacher,student or, of a method without a
+    teacher, method,student.
+    """
+    method = METHODS[node.TYPE].build
+    names = [method.__module__.rpartition(".")[2], node.STUDENT]
+    if method.teacher_from != "none":
+        names.insert(1, node.TEACHER)
+    return ",".join(names)
 
 
 def check_config(cfg: CN) -> None:
@@ -68,6 +88,18 @@ def check_config(cfg: CN) -> None:
     for key, allowed in ALLOWED.items():
         allowed.check(key, flat[key])
     check_method(cfg, cfg.DISTILLER.TYPE)
+    _check_epochs(cfg)
+
+
+def _check_epochs(cfg: CN) -> None:
+    """Raises UserError where a phase would have more epochs than anyone could wait for: to list
+    them alone would fill the memory.
+    """
+    flat = dict(flatten(scaled_config(cfg)))
+    for key in ("SOLVER.EPOCHS", "SOLVER.SCHEDULE_EPOCHS", *epoch_keys(cfg)):
+        value = flat[key]
+        if not isinstance(value, list) and value > MAX_EPOCHS:  # a list says when, not how many
+            raise UserError(f"{key} is {shown(value)}, scaled; allowed: up to {MAX_EPOCHS} epochs")
 
 
 def check_method(cfg: CN, name: str) -> None:
@@ -145,30 +177,20 @@ def configs_folder() -> Path:
     return beside if (beside / "cifar100").is_dir() else package / "configs"
 
 
-def _read_yaml(path: str | Path) -> dict:
+def read_config(path: str | Path) -> dict:
+    """The tree in a config's yaml file, unchecked; one under configs/ is found from anywhere.
+
+    Raises:
+        UserError: what `read_yaml` refuses.
+    """
     if not str(path):
         raise UserError(
             "--cfg is empty; give a yaml file such as configs/cifar100/sdkd/res56_res20.yaml"
         )
     # so that the documented commands work from a wheel
-    if not Path(path).exists() and Path(path).parts[0] == "configs":
+    if Path(path).parts[:1] == ("configs",) and not Path(path).exists():
         path = configs_folder().parent / path
-    try:
-        tree = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise UserError(
-            f"config file {str(path)!r} cannot be read: {error.strerror}; see configs/ for those "
-            f"that exist"
-        ) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that is none
-        raise UserError(
-            f"config file {str(path)!r} is no valid yaml: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(tree, dict):
-        raise UserError(
-            f"config file {str(path)!r} holds {type(tree).__name__}, not a tree of keys"
-        )
-    return tree
+    return read_yaml(path, "config file", "see configs/ for those that exist")
 
 
 def override_pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -211,7 +233,7 @@ def _merge(node: CN, tree: dict, prefix: str, source: _Source) -> None:
         if isinstance(node[leaf], CN):
             if not isinstance(value, dict):
                 raise UserError(
-                    f"{spelled} in {source.where} is {value!r}; it is a node, with the keys "
+                    f"{spelled} in {source.where} is {shown(value)}; it is a node, with the keys "
                     f"{', '.join(node[leaf])}"
                 )
             _merge(node[leaf], value, f"{name}.", source)
@@ -232,16 +254,31 @@ def _coerce(name: str, value: Any, default: Any, where: str) -> Any:
         value = _literal(value)
     if isinstance(value, tuple):
         value = list(value)
+    _check_size(name, value, where)
     if type(default) is float and type(value) is int:
         return float(value)
     if type(default) is int and type(value) is float and value.is_integer():
+        _check_size(name, int(value), where)
         return int(value)
     if type(value) is not type(default):
         raise UserError(
-            f"{name} in {where} is {value!r} ({type(value).__name__}); allowed: "
+            f"{name} in {where} is {shown(value)} ({type(value).__name__}); allowed: "
             f"{type(default).__name__}, such as {default!r}"
         )
     return value
+
+
+def _check_size(name: str, value: Any, where: str) -> None:
+    """Raises UserError for what no file, tensor or clock could hold: a whole number beyond 64 bits,
+    or text with a NUL or half a character.
+    """
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, int) and abs(item) > LARGEST:
+            raise UserError(
+                f"{name} in {where} is {shown(value)}; allowed: whole numbers up to {LARGEST}"
+            )
+        if isinstance(item, str) and not is_text(item):
+            raise UserError(f"{name} in {where} is {shown(value)}, which no file name could hold")
 
 
 def _literal(text: str) -> Any:

@@ -1,7 +1,9 @@
 """The one exception for everything a user can cause."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+SHOWN = 200  # characters of a value in an error
 
 
 class UserError(ValueError):
@@ -14,6 +16,12 @@ class TakenError(UserError, KeyError):
     """A name that something else is registered under; a KeyError, too, as of any dict."""
 
     __str__ = UserError.__str__  # KeyError's would put the message in quotes
+
+
+def shown(value: object, text: Callable[[object], str] = repr) -> str:
+    """What a user gave, cut to SHOWN characters: an error is a line that can be read."""
+    said = text(value)
+    return said if len(said) <= SHOWN else f"{said[: SHOWN - 3]}..."
 
 
 def unknown(kind: str, name: object, known: Iterable[str], where: str) -> UserError:
@@ -29,4 +37,4 @@ def unknown(kind: str, name: object, known: Iterable[str], where: str) -> UserEr
     folded = {candidate.lower(): candidate for candidate in reversed(known)}
     near = difflib.get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.5)
     hint = f"did you mean {folded[near[0]]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r} in {where}: {hint}known: {', '.join(known)}")
+    return UserError(f"unknown {kind} {shown(name)} in {where}: {hint}known: {', '.join(known)}")

@@ -39,6 +39,7 @@ class Registry:
     def __init__(self, kind: str, where: str, package: str):
         self.kind, self.where, self.package = kind, where, package
         self._entries: dict[str, Entry] = {}
+        self._imported = False
 
     def register(self, name: str, **info: Any) -> Callable[[Callable], Callable]:
         """Returns a decorator that files a class or function under `name`; `info` is kept beside
@@ -77,9 +78,11 @@ class Registry:
         """Imports every module of the registry's package, so that each file registers itself, then
         the plugins of installed distributions.
         """
-        package: ModuleType = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-            importlib.import_module(module.name)
+        if not self._imported:  # to look at the folder again takes a millisecond for each name
+            package: ModuleType = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+                importlib.import_module(module.name)
+            self._imported = True
         load_entry_points()
 
 

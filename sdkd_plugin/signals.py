@@ -1,5 +1,6 @@
 """Signals that end a command: SIGTERM and SIGHUP stop it as Ctrl-C does, so it can clean up."""
 
+import os
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ ENDING = ("SIGTERM", "SIGHUP")  # Windows lacks the second
 # A terminal that closes sends SIGHUP twice, and systemd sends it right after SIGTERM: what comes
 # within these seconds is one wish, and must not break into the cleaning up after the first.
 TOGETHER = 5.0
+PATIENCE = 60.0  # seconds to clean up in after the end of standard input
 
 
 class Interrupted(KeyboardInterrupt):
@@ -65,3 +67,21 @@ def interruptible() -> Iterator[None]:
         for number, handler in former.items():
             # None: set by what is not Python, and Python cannot set it again
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def end_with_stdin() -> None:
+    """From now on the end of standard input ends this process as SIGTERM does: it comes when the
+    process that holds the other end of the pipe is gone, be it killed.
+    """
+
+    def watch() -> None:
+        try:
+            while os.read(0, 1024):
+                pass
+        except OSError:  # closed: nobody is there, either
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end with stdin", daemon=True).start()

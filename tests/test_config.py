@@ -309,7 +309,8 @@ def test_no_hint_where_nothing_is_near():
         ("- 1", "holds list"),
         ("SOLVER:", "SOLVER in .* is None; it is a node"),
         ("1: 2", "unknown config key '1'"),
-        ("SOLVER: {LR: 2024-13-45}", "is no valid yaml: month must be in"),
+        ("SOLVER: {LR: 2024-13-45}", r"SOLVER.LR in .* is '2024-13-45' \(str\); allowed: float"),
+        ("SOLVER: {LR: 1, LR: 2}", "'LR' stands in line 1 and again in line 1"),
         ("!!python/object/apply:os.getcwd []", "is no valid yaml"),
     ],
 )
@@ -319,12 +320,45 @@ def test_a_yaml_file_that_is_none_is_refused(text, message, tmp_path):
     assert "some.yaml" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        (
+            "SOLVER.LR",
+            "9" * 400,
+            r"is 9{197}\.\.\.; allowed: whole numbers up to 9223372036854775807",
+        ),
+        ("SOLVER.LR", "9" * 5000, r"is '9{196}\.\.\. \(str\); allowed: float"),
+        ("SOLVER.SEED", "9" * 30, "allowed: whole numbers up to"),
+        ("SOLVER.EPOCHS", "1e300", "allowed: whole numbers up to"),
+        ("SOLVER.LR_DECAY_STAGES", f"[{'9' * 400}]", "allowed: whole numbers up to"),
+        ("SOLVER.EPOCHS", "1" + "0" * 11, "SOLVER.EPOCHS is 100000000000, scaled; allowed: up to"),
+        ("SOLVER.SCHEDULE_EPOCHS", "1" + "0" * 11, "SOLVER.SCHEDULE_EPOCHS is 100000000000"),
+        ("FT.INIT_EPOCHS", "1e12", "FT.INIT_EPOCHS is 1000000000000, scaled"),
+        ("EXPERIMENT.NAME", "a\udcff", "which no file name could hold"),
+        ("DATASET.ROOT", "a\0", "which no file name could hold"),
+    ],
+    ids=lambda text: text[:20].encode(errors="replace").decode(),
+)
+def test_what_no_run_could_hold_is_refused_in_a_short_line(key, text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(None, ["DISTILLER.TYPE", "FT", key, text])
+    assert len(str(caught.value)) < 400
+
+
+def test_epochs_count_as_scaled():
+    keys = ["DISTILLER.TYPE", "FT", "SOLVER.SCHEDULE_EPOCHS", "1", "SOLVER.EPOCHS", "100000"]
+    with pytest.raises(UserError, match="FT.INIT_EPOCHS is 3000000"):
+        load_config(None, keys)
+    assert load_config(None, keys[2:]).SOLVER.EPOCHS == 100_000
+
+
 def test_files_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(UserError, match="--cfg is empty"):
         load_config("")
     with pytest.raises(UserError, match=r"nix\.yaml' cannot be read: No such file"):
         load_config(tmp_path / "nix.yaml")
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="is no regular file; see configs/"):
         load_config(tmp_path)
     (tmp_path / "bytes.yaml").write_bytes(b"\x80\xff")
     with pytest.raises(UserError, match="is no valid yaml: .*utf-8"):

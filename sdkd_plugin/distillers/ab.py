@@ -63,6 +63,7 @@ def ab_loss(
     config=CONFIG,
     allowed=ALLOWED,
     epoch_keys=("INIT_EPOCHS",),
+    trainer="phases",
     renamed=feature_init.RENAMED,
 )
 class AB(FeatureInit):

@@ -20,7 +20,7 @@ from sdkd_plugin.distillers.base import (
     cross_entropy,
     full_precision,
 )
-from sdkd_plugin.models.probe import pooled_dim
+from sdkd_plugin.models.probe import outline, pooled_dim
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -141,7 +141,21 @@ def renew(memory: Tensor, index: Tensor, emb: Tensor, momentum: float) -> None:
     memory.index_copy_(0, index, F.normalize(momentum * memory[index] + (1 - momentum) * emb))
 
 
-@METHODS.register("CRD", config=CONFIG, allowed=ALLOWED)
+def _dim(name: str) -> int | None:
+    shape = outline(name)
+    return shape and shape[0][-1]
+
+
+@METHODS.register(
+    "CRD",
+    config=CONFIG,
+    allowed=ALLOWED,
+    trainer="crd",
+    idle={
+        "FEAT.STUDENT_DIM": lambda cfg: _dim(cfg.DISTILLER.STUDENT),
+        "FEAT.TEACHER_DIM": lambda cfg: _dim(cfg.DISTILLER.TEACHER),
+    },
+)
 class CRD(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * (student side + teacher side).
 

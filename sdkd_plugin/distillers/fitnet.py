@@ -75,6 +75,7 @@ def regressor(student: torch.Size, teacher: torch.Size) -> nn.Sequential:
     config=CONFIG,
     allowed=ALLOWED,
     epoch_keys=("INIT_EPOCHS",),
+    idle={"INPUT_SIZE": None},
     renamed=feature_init.RENAMED,
 )
 class FitNet(FeatureInit):

@@ -62,6 +62,7 @@ def _flows(feats: Sequence[Tensor]) -> list[Tensor]:
     config=CONFIG,
     allowed=ALLOWED,
     epoch_keys=("INIT_EPOCHS",),
+    trainer="phases",
     renamed=feature_init.RENAMED,
 )
 class FSP(FeatureInit):

@@ -95,7 +95,9 @@ def layers(
     return found
 
 
-@METHODS.register("FT", config=CONFIG, allowed=ALLOWED, epoch_keys=("INIT_EPOCHS",))
+@METHODS.register(
+    "FT", config=CONFIG, allowed=ALLOWED, epoch_keys=("INIT_EPOCHS",), trainer="phases"
+)
 class FT(Distiller):
     """Phase "init": the paraphraser minimises mean (reconstruction - F_T)^2; phase "train":
     CE_WEIGHT * CE + FEAT_WEIGHT * `ft_loss` of the factors.

@@ -15,7 +15,7 @@ from sdkd_plugin.allowed import Anything, AtLeast
 from sdkd_plugin.distillers.base import Distiller, Step, add_up, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import warmup_factor
 from sdkd_plugin.models.base import conv_norm, convolution
-from sdkd_plugin.models.probe import probe
+from sdkd_plugin.models.probe import outline, probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -126,7 +126,23 @@ def levels(feats: dict[str, Any], preact: bool) -> list[Tensor]:
     return [*stages, feats["pooled_feat"][:, :, None, None]]
 
 
-@METHODS.register("REVIEWKD", config=CONFIG, allowed=ALLOWED, epoch_keys=("WARMUP_EPOCHS",))
+def _outline(name: str, part: int) -> list[int] | None:
+    shape = outline(name)
+    return shape and shape[part]
+
+
+@METHODS.register(
+    "REVIEWKD",
+    config=CONFIG,
+    allowed=ALLOWED,
+    epoch_keys=("WARMUP_EPOCHS",),
+    idle={
+        "SHAPES": lambda cfg: _outline(cfg.DISTILLER.STUDENT, 1),
+        "OUT_SHAPES": lambda cfg: _outline(cfg.DISTILLER.TEACHER, 1),
+        "IN_CHANNELS": lambda cfg: _outline(cfg.DISTILLER.STUDENT, 0),
+        "OUT_CHANNELS": lambda cfg: _outline(cfg.DISTILLER.TEACHER, 0),
+    },
+)
 class ReviewKD(Distiller):
     """CE_WEIGHT * CE + min(epoch / WARMUP_EPOCHS, 1) * REVIEWKD_WEIGHT * sum of HCL.
 

@@ -98,7 +98,9 @@ class Predictor(nn.Module):
         return vid_loss(mean, feat_teacher, self.rho, self.eps)
 
 
-@METHODS.register("VID", config=CONFIG, allowed=ALLOWED, rule=check_start)
+@METHODS.register(
+    "VID", config=CONFIG, allowed=ALLOWED, rule=check_start, idle={"INPUT_SIZE": None}
+)
 class VID(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * sum of `vid_loss` over the stages after the stem; trains a
     `Predictor` for each.

@@ -16,7 +16,7 @@ from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.engine.restore import Row, todays_row
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.renames import current_names
+from sdkd_plugin.idle import todays_identity
 from sdkd_plugin.runs.folder import METRICS, RunFolder
 from sdkd_plugin.runs.record import HEADLINE
 
@@ -169,7 +169,7 @@ def _is_identity(found: Any, wanted: dict[str, Any]) -> bool:
         plain = json.loads(json.dumps(found))
     except (TypeError, ValueError, RecursionError):
         return False
-    return isinstance(plain, dict) and current_names(plain) == wanted
+    return isinstance(plain, dict) and todays_identity(plain) == wanted
 
 
 def best_row(history: list[Row]) -> Row | None:

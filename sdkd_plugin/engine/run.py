@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import active_config, scaled_config
+from sdkd_plugin.config import active_config, epoch_keys, load_config, scaled_config
 from sdkd_plugin.data.batches import EvalBatches
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.distillers.base import Distiller
@@ -29,7 +30,13 @@ from sdkd_plugin.models import teacher_checkpoint
 from sdkd_plugin.runs.environment import describe_environment, uncommitted_diff
 from sdkd_plugin.runs.folder import RunFolder, recorded_threads
 from sdkd_plugin.runs.record import HEADLINE, Result
-from sdkd_plugin.runs.teacher import MissingTeacherError, loads_teacher, teacher_path
+from sdkd_plugin.runs.teacher import (
+    MissingTeacherError,
+    loads_teacher,
+    teacher_overrides,
+    teacher_path,
+    vanilla_file,
+)
 
 Scores = Mapping[str, float]
 
@@ -81,6 +88,7 @@ def _train(cfg: CN, dataset: Dataset, folder: RunFolder) -> None:
     total = len(trainer.schedule)
     images = len(dataset.train)
     print(f"{folder.path}: {total} epochs, {done} of them done, {images} training images")
+    say_phases(trainer, cfg)
     trainer.run(recorder)
     make_result(setup, trainer, recorder).write(folder.path)
 
@@ -103,6 +111,19 @@ def _thread_count(cfg: CN, folder: RunFolder) -> int:
     if count != own:
         print(f"{folder.path} began with {count} threads and goes on with them, not with {own}")
     return count
+
+
+def say_phases(trainer: Trainer, cfg: CN) -> None:
+    """Says it where a run has more epochs than SOLVER.EPOCHS, whose phases are counted apart."""
+    phases = Counter(phase.name for phase, _ in trainer.schedule)
+    if sum(phases.values()) == cfg.SOLVER.EPOCHS:
+        return
+    counted = " + ".join(f"{epochs} {name!r}" for name, epochs in phases.items())
+    keys = ", ".join(key for key in epoch_keys(cfg) if not key.startswith("SOLVER."))
+    hint = ""
+    if keys and not cfg.SOLVER.SCHEDULE_EPOCHS:
+        hint = f"; with SOLVER.SCHEDULE_EPOCHS, such as 240, {keys} scales along with SOLVER.EPOCHS"
+    print(f"SOLVER.EPOCHS is {cfg.SOLVER.EPOCHS}, but {cfg.DISTILLER.TYPE} trains {counted}{hint}")
 
 
 @dataclass(frozen=True)
@@ -153,26 +174,47 @@ def with_trained_teacher(cfg: CN, resume: bool) -> CN:
     try:
         teacher_path(cfg)
         return cfg
-    except MissingTeacherError:
-        if cfg.DISTILLER.TEACHER_CKPT:
-            raise
+    except MissingTeacherError as error:
+        named = cfg.DISTILLER.TEACHER_CKPT
+        if named:
+            raise MissingTeacherError(
+                f"teacher checkpoint {named} (DISTILLER.TEACHER_CKPT) does not exist; correct its "
+                "path, or leave DISTILLER.TEACHER_CKPT out and --train-teacher trains one"
+            ) from error
 
-    teacher_cfg = cfg.clone()
-    teacher_cfg.defrost()
-    teacher_cfg.DISTILLER.TYPE = "NONE"
-    teacher_cfg.DISTILLER.STUDENT = cfg.DISTILLER.TEACHER
-    teacher_cfg.EXPERIMENT.NAME = ""
-    teacher_cfg.EXPERIMENT.TAG = f"vanilla,{cfg.DISTILLER.TEACHER}"
-    teacher_cfg.SOLVER.SEED = 0  # one teacher for all students, whatever their seed
-    teacher_cfg.freeze()
-    print(f"training the teacher {cfg.DISTILLER.TEACHER} first")
-    folder = train(teacher_cfg, resume)
+    file = vanilla_file(cfg.DISTILLER.TEACHER)
+    print(
+        f"training the teacher {cfg.DISTILLER.TEACHER} first, "
+        + (f"as {file.name} says" if file else "which has no recipe of its own, by its student's")
+    )
+    folder = train(teacher_config(cfg), resume)
 
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DISTILLER.TEACHER_CKPT = str(folder.path / "student_latest")
     cfg.freeze()
     return cfg
+
+
+def teacher_config(cfg: CN) -> CN:
+    """The config that trains the teacher of `cfg`: its own vanilla file's recipe, on the data and
+    for the epochs of `cfg`; where none ships, the whole protocol of `cfg`.
+    """
+    name = cfg.DISTILLER.TEACHER
+    file = vanilla_file(name)
+    if file is not None:
+        # one teacher for all students, whatever their seed
+        return load_config(file, [*teacher_overrides(cfg), "SOLVER.SEED", "0"])
+
+    teacher_cfg = cfg.clone()
+    teacher_cfg.defrost()
+    teacher_cfg.DISTILLER.TYPE = "NONE"
+    teacher_cfg.DISTILLER.STUDENT = name
+    teacher_cfg.EXPERIMENT.NAME = ""
+    teacher_cfg.EXPERIMENT.TAG = f"vanilla,{name}"
+    teacher_cfg.SOLVER.SEED = 0
+    teacher_cfg.freeze()
+    return teacher_cfg
 
 
 def score_teacher(teacher: nn.Module, cfg: CN, dataset: Dataset, device: torch.device) -> Scores:

@@ -17,7 +17,7 @@ from sdkd_plugin.engine.threads import threads
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_object
-from sdkd_plugin.renames import current_names
+from sdkd_plugin.idle import todays_identity
 from sdkd_plugin.runs.environment import describe_environment
 from sdkd_plugin.runs.folder import RunFolder, difference, recorded_threads
 
@@ -40,7 +40,7 @@ def verify(path: Path, steps: int | None = None, overrides: Sequence[str] = ()) 
     cfg = load_config(path / "config.yaml", overrides)
     dataset = load_dataset(cfg)
     run = RunFolder.of(cfg, dataset)
-    held = current_names(read_object(path / "identity.json") or {})
+    held = todays_identity(read_object(path / "identity.json") or {})
     changes = difference(held, {key: run.identity.get(key) for key in held})
     if changes:
         raise UserError(

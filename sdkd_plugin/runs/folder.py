@@ -11,10 +11,12 @@ train.events/     TensorBoard
 result.json       written last: a folder without it is an unfinished run
 """
 
+import copy
 import csv
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import active_config, flatten
+from sdkd_plugin.config import active_config, flatten, usual_tag
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_object, sha256, write_json, write_text
+from sdkd_plugin.idle import idle_keys, todays_identity, usual_values
 from sdkd_plugin.registry import METHODS
-from sdkd_plugin.renames import current_names, first_names
+from sdkd_plugin.renames import first_names
 from sdkd_plugin.runs.record import Result
 from sdkd_plugin.runs.teacher import loads_teacher, teacher_path
 
@@ -48,6 +51,13 @@ NOT_IDENTITY = (
     "SOLVER.THREADS",
 )
 
+# Seconds to wait for a lock: longer than `RunFolder.busy` of another process holds it.
+LOCK_WAIT = 0.5
+
+
+class BusyError(UserError):
+    """Another process writes to the run folder now."""
+
 
 def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str, Any]:
     """What decides a run's result, flat: every config key that matters, and data, teacher and files
@@ -59,8 +69,11 @@ def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str
     Raises:
         UserError: a file that a method's config key names cannot be read.
     """
+    idle = idle_keys()
     flat = {
-        key: value for key, value in flatten(active_config(cfg)) if not key.startswith(NOT_IDENTITY)
+        key: value
+        for key, value in flatten(active_config(cfg))
+        if not key.startswith(NOT_IDENTITY) and key not in idle
     }
 
     method = METHODS[cfg.DISTILLER.TYPE]
@@ -125,8 +138,12 @@ class RunFolder:
         # as it will be read back: tuples become lists
         self.identity = json.loads(json.dumps(identity))
         self.teacher = teacher
-        name = cfg.EXPERIMENT.NAME or f"{cfg.EXPERIMENT.TAG.replace(',', '_')}-{self._digest()}"
-        self.path = Path(cfg.LOG.PREFIX, cfg.EXPERIMENT.PROJECT, name, f"seed{cfg.SOLVER.SEED}")
+        project = Path(cfg.LOG.PREFIX, cfg.EXPERIMENT.PROJECT)
+        seed = f"seed{cfg.SOLVER.SEED}"
+        name = cfg.EXPERIMENT.NAME or self._name(cfg, usual_values(cfg))
+        self.path = project / name / seed
+        if not cfg.EXPERIMENT.NAME and not self.path.exists():
+            self.path = next(self._old_places(cfg, project, seed), self.path)
 
     @classmethod
     def of(cls, cfg: CN, dataset: Dataset) -> "RunFolder":
@@ -143,9 +160,36 @@ class RunFolder:
         digest = None if teacher is None else sha256(teacher)
         return cls(cfg, run_identity(cfg, data_identity(dataset), digest), teacher)
 
-    def _digest(self) -> str:
-        # by the names that keys had first: to rename a key must not make another run of a run
-        named = first_names(self.identity)
+    def of_seed(self, seed: int) -> "RunFolder":
+        """The folder of the same run with another seed."""
+        other = copy.copy(self)
+        other.identity = {**self.identity, "SOLVER.SEED": seed}
+        other.path = self.path.parent / f"seed{seed}"
+        return other
+
+    def _name(self, cfg: CN, idle: dict[str, Any]) -> str:
+        return f"{cfg.EXPERIMENT.TAG.replace(',', '_')}-{self._digest(idle)}"
+
+    def _old_places(self, cfg: CN, project: Path, seed: str) -> Iterator[Path]:
+        """Where earlier versions put this run: keys without effect counted, and a tag said what the
+        yaml file holds, not what overrides made of it.
+        """
+        flat = dict(flatten(cfg))
+        usual = usual_values(cfg)
+        given = {key: flat[key] for key in usual}
+        digests = [self._digest(given), self._digest(usual)]
+        tag = cfg.EXPERIMENT.TAG.replace(",", "_")
+        if cfg.EXPERIMENT.TAG == usual_tag(cfg.DISTILLER):
+            tag = "*"
+        for digest in digests:
+            found = project.glob(f"{tag if tag == '*' else escape(tag)}-{digest}/{seed}")
+            yield from sorted(path for path in found if (path / "identity.json").exists())
+
+    def _digest(self, idle: dict[str, Any]) -> str:
+        # by the names that keys had first: to rename a key must not make another run of a run, nor
+        # that an idle key counts no more
+        counted = {key: value for key, value in idle.items() if not key.startswith(NOT_IDENTITY)}
+        named = first_names({**self.identity, **counted})
         decides = {key: value for key, value in named.items() if key != "SOLVER.SEED"}
         text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -186,7 +230,7 @@ class RunFolder:
                 )
             return
 
-        held = current_names(read_object(self.path / "identity.json") or {})
+        held = todays_identity(read_object(self.path / "identity.json") or {})
         changes = difference(self.identity, held)
         if changes:
             raise UserError(
@@ -215,7 +259,7 @@ class RunFolder:
         near = []
         for file in self.path.parents[1].glob(f"{escape(tag)}-*/{self.path.name}/identity.json"):
             try:
-                held = current_names(read_object(file) or {})
+                held = todays_identity(read_object(file) or {})
             except UserError:
                 continue
             keys = {k for k in held | self.identity if held.get(k) != self.identity.get(k)}
@@ -227,18 +271,33 @@ class RunFolder:
         _, path, held = min(near, key=lambda found: found[:2])
         return path, difference(held, self.identity)
 
+    @property
+    def busy(self) -> bool:
+        """Whether another process writes here now."""
+        file = self.path / ".lock"
+        if not file.exists():
+            return False
+        try:
+            with FileLock(file).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # whoever wants to write will say it
+            return False
+
     def lock(self) -> FileLock:
         """Creates the folder and locks it until released or the process ends.
 
         Raises:
-            UserError: another process is writing here, or the folder cannot be created.
+            BusyError: another process is writing here.
+            UserError: the folder cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock")
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOCK_WAIT)
         except Timeout as error:
-            raise UserError(
+            raise BusyError(
                 f"{self.path} is being written by another process; wait for it or choose another "
                 "EXPERIMENT.NAME"
             ) from error

@@ -4,9 +4,23 @@ from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.config import configs_folder, flatten, load_config
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import PUBLISHED_TEACHERS, teacher_checkpoint
 from sdkd_plugin.registry import METHODS, MODELS
+
+# What a teacher's training takes over from its student's: the data, the length of the schedule, and
+# where things lie and run. All else is its own recipe's, the learning rate above all.
+TEACHER_KEYS = (
+    "DATASET.",
+    "EXPERIMENT.PROJECT",
+    "LOG.",
+    "SOLVER.DEVICE",
+    "SOLVER.EPOCHS",
+    "SOLVER.LR_DECAY_STAGES",
+    "SOLVER.SCHEDULE_EPOCHS",
+    "SOLVER.THREADS",
+)
 
 
 class MissingTeacherError(UserError):
@@ -38,4 +52,30 @@ def teacher_path(cfg: CN) -> Path:
         f"teacher checkpoint {path} (DISTILLER.TEACHER_CKPT) does not exist; {published}; to train "
         f"one here: python tools/train.py --cfg configs/cifar100/vanilla/{name}.yaml, then set "
         "DISTILLER.TEACHER_CKPT to its student_latest, or add --train-teacher to this command"
+    )
+
+
+def vanilla_file(name: str) -> Path | None:
+    """The yaml file that trains a model alone; None where none ships, as for a plug-in's model."""
+    file = configs_folder() / "cifar100" / "vanilla" / f"{name}.yaml"
+    return file if file.is_file() else None
+
+
+def teacher_overrides(cfg: CN) -> tuple[str, ...]:
+    """What the teacher's own vanilla file needs on top, as KEY VALUE pairs, so that it trains on
+    the data and for the epochs of this config, which is its student's.
+
+    Raises:
+        UserError: no vanilla file ships for the teacher.
+    """
+    name = cfg.DISTILLER.TEACHER
+    file = vanilla_file(name)
+    if file is None:
+        raise UserError(f"no vanilla/{name}.yaml says how to train DISTILLER.TEACHER {name}")
+    own = dict(flatten(load_config(file)))
+    return tuple(
+        word
+        for key, value in flatten(cfg)
+        if key.startswith(TEACHER_KEYS) and value != own[key]
+        for word in (key, str(value))
     )

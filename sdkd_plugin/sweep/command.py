@@ -1,18 +1,27 @@
 """What `python tools/sweep.py` does: show the plan, run what is not finished, say what failed."""
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sdkd_plugin.engine.plan import make_plan
 from sdkd_plugin.errors import UserError, unknown
-from sdkd_plugin.sweep.execute import Outcomes, command, run_all, run_local, run_on_ray
+from sdkd_plugin.sweep.execute import (
+    Outcomes,
+    Tick,
+    command,
+    run_local,
+    run_on_ray,
+    run_threads,
+)
 from sdkd_plugin.sweep.jobs import Job, Sweep, read_sweep, unfinished
+from sdkd_plugin.sweep.progress import Remaining, run_all
 
 EXECUTORS = ("local", "ray")
 
@@ -22,9 +31,9 @@ class SweepOptions:
     """What a sweep runs and how.
 
     Args:
-        file: the sweep file, see `sweep/jobs.py`.
+        file: the sweep file, see `sweep/file.py`.
         overrides: KEY VALUE pairs for every run, after the file's own.
-        jobs: runs at a time; on Ray as many as fit, each with the processors of one job.
+        jobs: runs at a time, on Ray as many as fit; each has the threads that `run_threads` says.
         executor: one of EXECUTORS.
         address: of a Ray cluster; None starts one here.
         plan_only: show the plan and stop.
@@ -57,13 +66,14 @@ def run_sweep(options: SweepOptions) -> None:
     if options.commands_only:
         print_commands(phases)
         return
-    show_sweep_plan(sweep, todo, options.jobs)
+    hours = show_sweep_plan(sweep, todo, options.jobs)
     if options.plan_only or not todo:
         return
 
     prefix = todo[0].config().LOG.PREFIX
     logs = Path(prefix, "sweeps", sweep.name)
-    failures = run_all(phases, lambda jobs: _execute(jobs, options, logs))
+    remaining = Remaining(hours, todo, options.jobs)
+    failures = run_all(phases, lambda jobs, tick: _execute(jobs, options, logs, tick), remaining)
     if failures:
         listed = "; ".join(f"{job.label}: {error}" for job, error in failures)
         raise UserError(
@@ -73,11 +83,10 @@ def run_sweep(options: SweepOptions) -> None:
     print(f"all runs of {sweep.name} are finished; their table: python tools/table.py {prefix}")
 
 
-def _execute(jobs: list[Job], options: SweepOptions, logs: Path) -> Outcomes:
+def _execute(jobs: list[Job], options: SweepOptions, logs: Path, tick: Tick) -> Outcomes:
     if options.executor == "local":
-        return run_local(jobs, options.jobs, logs)
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    return run_on_ray(jobs, options.address, threads)
+        return run_local(jobs, options.jobs, logs, tick)
+    return run_on_ray(jobs, options.address, run_threads(), tick)
 
 
 def print_commands(phases: list[list[Job]]) -> None:
@@ -95,37 +104,46 @@ def print_commands(phases: list[list[Job]]) -> None:
         )
 
 
-def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> None:
+def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> dict[str, float]:
     """Prints runs, hours and disk; each kind of run (all but its seed) is timed once for a few
-    steps.
+    steps. Returns the hours of a run of each kind that could be timed.
     """
     total = len(sweep.teachers) + len(sweep.students)
-    print(f"sweep {sweep.name}: {total} runs, {total - len(todo)} of them finished")
+    print(f"sweep {sweep.name}: {total} runs, {total - len(todo)} of them finished", flush=True)
+    if sweep.note:
+        print(sweep.note)
     if sweep.undefined:
         print(f"not defined, left out: {', '.join(sweep.undefined)}")
     if not todo:
-        return
+        return {}
 
     kinds: dict[str, list[Job]] = {}
     for job in todo:
-        kinds.setdefault(job.label.rpartition(" seed ")[0] or job.label, []).append(job)
+        kinds.setdefault(job.kind, []).append(job)
     table = Table("runs", "n", "hours each", "MiB each")
-    hours = 0.0
+    hours: dict[str, float] = {}
     disk = 0.0
+    before = torch.get_num_threads()
+    torch.set_num_threads(run_threads())  # as the runs will have
     for kind, members in kinds.items():
         try:
             plan = make_plan(members[0].config())
         except UserError as error:  # the run itself will fail with it; the others need not
-            table.add_row(kind, str(len(members)), "?", "?")
+            table.add_row(escape(kind), str(len(members)), "?", "?")
             print(f"no estimate for {kind}: {error}")
             continue
-        hours += len(members) * plan.hours
+        hours[kind] = plan.hours
         disk += len(members) * plan.disk
-        table.add_row(kind, str(len(members)), f"{plan.hours:.2f}", f"{plan.disk / 2**20:.0f}")
+        table.add_row(
+            escape(kind), str(len(members)), f"{plan.hours:.2f}", f"{plan.disk / 2**20:.0f}"
+        )
+    torch.set_num_threads(before)
 
     Console().print(table)
+    altogether = sum(each * len(kinds[kind]) for kind, each in hours.items())
     print(
-        f"estimated from a few timed steps: {hours:.1f} hours one at a time, "
-        f"about {hours / jobs:.1f} with {jobs} at a time if each keeps its speed; "
-        f"{disk / 2**20:.0f} MiB on disk"
+        f"estimated from a few timed steps with {run_threads()} threads: {altogether:.1f} hours "
+        f"one at a time, about {altogether / jobs:.1f} with {jobs} at a time if each keeps its "
+        f"speed; {disk / 2**20:.0f} MiB on disk"
     )
+    return hours

@@ -3,23 +3,39 @@ stops nothing else.
 """
 
 import os
-import queue
-import signal
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.plugins import import_plugins, requested_imports
-from sdkd_plugin.sweep.jobs import Job
+from sdkd_plugin.runs.folder import BusyError
+from sdkd_plugin.sweep.jobs import Job, folder_of
 
 # each job as it ends, and its error in one line, or None
-Outcomes = Iterator[tuple[Job, str | None]]
+Outcomes = Generator[tuple[Job, str | None], None, None]
+Tick = Callable[[], object]  # called while nothing ends, several times a second
+
+POLL = 0.1  # seconds between looks at the running processes
+BUSY = 2.0  # seconds between looks at runs that another process writes
+PATIENCE = 60.0  # seconds for a run to stop by itself; then it is killed
+TAIL = 4096  # bytes of a log in which its last line is looked for
+
+
+def run_threads() -> int:
+    """Threads of each run: what the user's OMP_NUM_THREADS says, else 1.
+
+    The bits of a run depend on the count, so it must not depend on how many run at a time.
+    """
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
 
 
 def command(job: Job) -> list[str]:
@@ -31,70 +47,133 @@ def command(job: Job) -> list[str]:
     return [*train, "--cfg", str(job.cfg), "--resume", *job.overrides]
 
 
-def run_local(jobs: list[Job], workers: int, logs: Path) -> Outcomes:
-    """Runs each job in a process of its own, `workers` at a time; threads are split between them,
-    GPUs dealt out.
+def run_local(jobs: list[Job], workers: int, logs: Path, tick: Tick = lambda: None) -> Outcomes:
+    """Runs each job in a process of its own, `workers` at a time; GPUs are dealt out. What another
+    process runs is left to it, and waited for at the end.
+
+    However this ends, the runs end with it: stopped as by Ctrl-C if it can still say so, and else
+    because their standard input does, which only this process holds open.
 
     Args:
         logs: folder for what the runs print, one file per job.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    slots: queue.Queue[int] = queue.Queue()
-    for slot in range(workers):
-        slots.put(slot)
-    running: set[subprocess.Popen] = set()
-
-    def run(job: Job) -> str | None:
-        slot = slots.get()
-        try:
-            return _run_process(job, slot, workers, logs, running)
-        finally:
-            slots.put(slot)
-
-    pool = ThreadPoolExecutor(workers)
+    waiting = deque(jobs)
+    running: dict[subprocess.Popen, tuple[Job, int]] = {}
+    free = list(range(workers))
+    look = 0.0
     try:
-        futures = {pool.submit(run, job): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except (KeyboardInterrupt, GeneratorExit):
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(running):
-            # each run stops as by Ctrl-C: its last complete epoch is saved
-            process.send_signal(signal.SIGINT)
-        raise
+        while waiting or running:
+            for process in [each for each in running if each.poll() is not None]:
+                job, slot = running.pop(process)
+                free.append(slot)
+                if process.returncode and _elsewhere(job):  # another sweep was quicker
+                    waiting.append(job)
+                else:
+                    yield job, _error(process.returncode, _log(job, logs))
+
+            while waiting and free and time.monotonic() >= look:
+                found, finished = _next(waiting)
+                yield from ((job, None) for job in finished)
+                if found is None:
+                    look = time.monotonic() + BUSY
+                else:
+                    slot = free.pop(0)
+                    running[_start(found, slot, _log(found, logs))] = (found, slot)
+            tick()
+            time.sleep(POLL)
     finally:
-        pool.shutdown(cancel_futures=True)
+        _stop(list(running))
 
 
-def _run_process(
-    job: Job, slot: int, workers: int, logs: Path, running: set[subprocess.Popen]
-) -> str | None:
-    environment = dict(os.environ, OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // workers)))
+def _next(waiting: deque[Job]) -> tuple[Job | None, list[Job]]:
+    """Takes the first job that nobody runs; and those that another process has finished."""
+    finished: list[Job] = []
+    for job in list(waiting):
+        try:
+            folder = folder_of(job)
+            if folder.busy:
+                continue
+            done = folder.result is not None
+        except UserError:  # the run will say it
+            done = False
+        waiting.remove(job)
+        if not done:
+            return job, finished
+        finished.append(job)
+    return None, finished
+
+
+def _elsewhere(job: Job) -> bool:
+    """Whether another process runs this job, or has finished it."""
+    try:
+        folder = folder_of(job)
+        return folder.busy or folder.result is not None
+    except UserError:
+        return False
+
+
+def _start(job: Job, slot: int, log: Path) -> subprocess.Popen:
+    environment = dict(os.environ, OMP_NUM_THREADS=str(run_threads()))
     if torch.cuda.device_count():
         environment["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
-    log = logs / f"{job.label.replace('/', '_').replace(' ', '_')}.log"
+    run = command(job)
+    after = run.index("train") + 1
     with open(log, "a") as file:
-        process = subprocess.Popen(
-            command(job), stdout=file, stderr=subprocess.STDOUT, env=environment
+        return subprocess.Popen(
+            [*run[:after], "--end-with-stdin", *run[after:]],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            # a terminal's Ctrl-C comes to this process alone, which passes it on once
+            start_new_session=True,
         )
-        running.add(process)
-        code = process.wait()
-        running.discard(process)
 
+
+def _stop(processes: list[subprocess.Popen]) -> None:
+    """Ends runs as by Ctrl-C: the last complete epoch is saved. Kills what does not end."""
+    for process in processes:
+        process.terminate()
+    try:
+        until = time.monotonic() + PATIENCE
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+    finally:  # a second Ctrl-C does not leave them
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+
+
+def _log(job: Job, logs: Path) -> Path:
+    """Where a job prints to: named by its label, as far as that can name a file."""
+    name = job.label.replace("/", "_").replace(" ", "_")
+    safe = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:150]
+    if safe != name:
+        safe += f"-{zlib.crc32(name.encode()):08x}"
+    return logs / f"{safe}.log"
+
+
+def _error(code: int, log: Path) -> str | None:
     if code == 0:
         return None
-    lines = log.read_text().strip().splitlines()
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL))
+        lines = file.read().decode(errors="replace").strip().splitlines()
     return f"exit code {code}: {lines[-1] if lines else 'no output'} (see {log})"
 
 
-def run_on_ray(jobs: list[Job], address: str | None, threads: int) -> Outcomes:
+def run_on_ray(
+    jobs: list[Job], address: str | None, threads: int, tick: Tick = lambda: None
+) -> Outcomes:
     """Runs each job as a Ray task; one whose node dies starts again elsewhere and resumes from the
     shared folder.
 
     Args:
         address: of a running cluster, as in ray.init; None starts one on this machine.
-        threads: processors each run asks for; with GPUs in the cluster it asks for one of them,
-            too.
+        threads: processors each run asks for and uses; with GPUs in the cluster it asks for one of
+            them, too.
     Raises:
         UserError: Ray is not installed, or the cluster cannot be reached.
     """
@@ -120,12 +199,14 @@ def run_on_ray(jobs: list[Job], address: str | None, threads: int) -> Outcomes:
     place = (threads, os.getcwd(), requested_imports())
     waiting = {task.remote(job, *place): job for job in jobs}
     while waiting:
-        (done,), _ = ray.wait(list(waiting), num_returns=1)
-        job = waiting.pop(done)
-        try:
-            yield job, ray.get(done)
-        except ray.exceptions.RayError as error:
-            yield job, " ".join(str(error).split())[:300]
+        done, _ = ray.wait(list(waiting), num_returns=1, timeout=1)
+        tick()
+        for one in done:
+            job = waiting.pop(one)
+            try:
+                yield job, ray.get(one)
+            except ray.exceptions.RayError as error:
+                yield job, " ".join(str(error).split())[:300]
 
 
 def _run_here(job: Job, threads: int, folder: str, imports: tuple[str, ...]) -> str | None:
@@ -133,29 +214,12 @@ def _run_here(job: Job, threads: int, folder: str, imports: tuple[str, ...]) -> 
 
     os.chdir(folder)
     torch.set_num_threads(threads)
-    try:
-        import_plugins(imports)
-        train(job.config(), resume=True)
-    except (UserError, OSError) as error:
-        return " ".join(str(error).split())
-    return None
-
-
-def run_all(
-    phases: Iterable[list[Job]], execute: Callable[[list[Job]], Outcomes]
-) -> list[tuple[Job, str]]:
-    """Runs the phases one after the other with one overall progress bar; returns what failed, with
-    the reason.
-    """
-    phases = list(phases)
-    failures = []
-    with tqdm(total=sum(map(len, phases)), desc="sweep", unit="run") as bar:
-        for jobs in phases:
-            for job, error in execute(jobs) if jobs else ():
-                if error:
-                    failures.append((job, error))
-                    tqdm.write(f"failed: {job.label}: {error}")
-                else:
-                    tqdm.write(f"done: {job.label}")
-                bar.update()
-    return failures
+    while True:
+        try:
+            import_plugins(imports)
+            train(job.config(), resume=True)
+            return None
+        except BusyError:  # another sweep's; once it has finished, this one finds the result
+            time.sleep(BUSY)
+        except (UserError, OSError) as error:
+            return " ".join(str(error).split())

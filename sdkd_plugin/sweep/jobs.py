@@ -1,53 +1,58 @@
-"""From a sweep file to runs: methods x pairs x seeds x variants, teachers first, what is finished
+"""From a sweep file to runs: methods x pairs x variants x seeds, teachers first, what is finished
 left alone.
-
-methods: [vanilla, kd, mine/configs]      folders under configs/cifar100/; with a /, any folder
-pairs: [res56_res20]                      files there; vanilla trains the pair's student
-seeds: [0, 1, 2]
-overrides: {SOLVER.EPOCHS: 12}            any config keys, for every run
-variants:                                 optional, by method: label -> config keys
-  sdkd:                                   each label is a run of its own
-    full: {}
-    no mutual: {SDKD.LOSS.MUTUAL_WEIGHT: 0.0}
-teachers: {resnet56: teacher.pth}         optional; else mdistiller's place, and where none is
-                                          there, trained first (seed 0)
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-import yaml
+from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import configs_folder, load_config, override_pairs
+from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.idle import idle_note
+from sdkd_plugin.registry import MODELS
 from sdkd_plugin.runs.folder import RunFolder
-from sdkd_plugin.runs.teacher import MissingTeacherError, loads_teacher, teacher_path
+from sdkd_plugin.runs.teacher import (
+    MissingTeacherError,
+    loads_teacher,
+    teacher_overrides,
+    teacher_path,
+    vanilla_file,
+)
+from sdkd_plugin.sweep.file import Settings, SweepFile, read_sweep_file
+from sdkd_plugin.sweep.pairs import pair_settings
 
-KEYS = {
-    "methods": list,
-    "pairs": list,
-    "seeds": list,
-    "overrides": dict,
-    "variants": dict,
-    "teachers": dict,
-}
-NEEDED = ("methods", "pairs", "seeds")
 VANILLA = "vanilla"  # its files are named by the student
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: what `tools/train.py --cfg cfg KEY VALUE ...` would do. `label` names it for
-    people.
+    """One run: what `tools/train.py --cfg cfg KEY VALUE ...` would do.
+
+    Args:
+        label: names it for people.
+        cfg: its yaml file.
+        settings: KEY VALUE pairs, all but its seed.
     """
 
     label: str
     cfg: Path
-    overrides: tuple[str, ...]
+    settings: tuple[str, ...]
+    seed: int
+
+    @property
+    def kind(self) -> str:
+        """What it has in common with the runs of other seeds, for people."""
+        return self.label.removesuffix(f" seed {self.seed}")
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """KEY VALUE pairs."""
+        return (*self.settings, "SOLVER.SEED", str(self.seed))
 
     def config(self) -> CN:
         """The resolved config."""
@@ -56,14 +61,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Jobs in two phases: the teachers that are missing, then the students; and the pairs that a
-    method does not have.
+    """Jobs in two phases: the teachers that are missing, then the students; the pairs that a method
+    does not have; and what the file sets without effect, in a line.
     """
 
     name: str
     teachers: list[Job]
     students: list[Job]
     undefined: list[str]
+    note: str | None = None
 
 
 def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
@@ -71,137 +77,162 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
     file's own.
 
     Raises:
-        UserError: unreadable, an unknown key, method, pair or config key, or a key of the wrong
-            kind.
+        UserError: what `read_sweep_file` refuses; an unknown method, pair or config key; a teacher
+            that no run has.
     """
-    tree = _read(path)
-    tree["overrides"] = {**tree.get("overrides", {}), **dict(override_pairs(overrides))}
-    configs = configs_folder() / "cifar100"
-    folders = _method_folders(tree, configs, path)
-    pairs = sorted(
-        {
-            file.stem
-            for method, folder in folders.items()
-            if method != VANILLA
-            for file in folder.glob("*.yaml")
-        }
-    )
-    for pair in tree["pairs"]:
-        if pair not in pairs:
-            raise unknown("pair", pair, pairs, str(path))
-
-    teachers: dict[str, Job] = {}
-    students = []
+    file = read_sweep_file(path, overrides)
+    folders = _method_folders(file)
+    teachers: dict[tuple, Job] = {}
+    students: dict[tuple, Job] = {}
     undefined = []
-    for method in tree["methods"]:
-        for pair in tree["pairs"]:
-            file = _config_file(folders, method, pair)
-            if not file.exists():
-                undefined.append(f"{method}/{pair}")
-                continue
-            for job in _jobs_of(method, file, tree):
-                students.append(_with_teacher(job, tree, folders[VANILLA], teachers))
+    used = set()
+    # a bar where it takes long: a config is read for each kind
+    runs = tqdm(list(_kinds(file, folders)), "reading the sweep", leave=False, delay=2)
+    for kind, cfg, settings in runs:
+        if not cfg.exists():
+            undefined.append(kind)
+            continue
+        # of all seeds alike, so that one config says all
+        job = Job(kind, cfg, _words(settings), file.seeds[0])
+        try:
+            taught = job.config()
+        except UserError as error:
+            raise UserError(f"{kind} of {path}: {error}") from error
+        if loads_teacher(taught):
+            used.add(taught.DISTILLER.TEACHER)
+            job = _with_teacher(job, taught, file.teachers, teachers)
+        # vanilla is the same run for every teacher
+        students.setdefault((job.cfg, job.settings), job)
 
-    # vanilla is the same run for every teacher
-    unique = {(job.cfg, job.overrides): job for job in students}
-    return Sweep(path.stem, list(teachers.values()), list(unique.values()), undefined)
-
-
-def _jobs_of(method: str, file: Path, tree: dict[str, Any]) -> Iterator[Job]:
-    """A config file's jobs: its variants times the seeds."""
-    variants = tree.get("variants", {}).get(method, {"": {}})
-    for variant, own in variants.items():
-        for seed in tree["seeds"]:
-            names = [f"{Path(method)}/{file.stem}", variant, f"seed {seed}"]
-            words = _words({**tree["overrides"], **own, "SOLVER.SEED": seed})
-            yield Job(" ".join(filter(None, names)), file, words)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"sweep file {path} cannot be read: {error.strerror}; configs/sweeps/ has examples"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"sweep file {path} is no valid yaml: {reason}") from error
-
-    if not isinstance(tree, dict):
-        raise UserError(
-            f"sweep file {path} holds {type(tree).__name__}, not a tree of keys: {', '.join(KEYS)}"
-        )
-    for key, value in tree.items():
-        if key not in KEYS:
-            raise unknown("sweep key", key, KEYS, str(path))
-        if not isinstance(value, KEYS[key]):
-            raise UserError(f"{key} in {path} is {value!r}; allowed: a {KEYS[key].__name__}")
-    lacking = [key for key in NEEDED if not tree.get(key)]
-    if lacking:
-        raise UserError(f"sweep file {path} has no {', '.join(lacking)}")
-    return tree
+    for name in file.teachers:
+        if name not in used:
+            raise unknown("teacher", name, used, f"teachers of {path}")
+    expanded = [
+        replace(job, seed=seed, label=f"{job.label} seed {seed}")
+        for job in students.values()
+        for seed in file.seeds
+    ]
+    changes = [file.overrides, *(own for each in file.variants.values() for own in each.values())]
+    note = idle_note(None, [word for each in changes for word in _words(each)])
+    return Sweep(path.stem, list(teachers.values()), expanded, list(dict.fromkeys(undefined)), note)
 
 
-def _method_folders(tree: dict[str, Any], configs: Path, path: Path) -> dict[str, Path]:
+def _kinds(file: SweepFile, folders: dict[str, Path]) -> Iterator[tuple[str, Path, Settings]]:
+    """Every kind of run: its name, yaml file, which may be missing, and settings."""
+    shipped = {
+        each.stem: each
+        for method, folder in sorted(folders.items(), reverse=True)
+        if method != VANILLA
+        for each in sorted(folder.glob("*.yaml"))
+    }
+    for method in file.methods:
+        for pair in file.pairs:
+            cfg, own = _recipe(method, pair, folders, shipped, file)
+            for label, changes in file.variants.get(method, {"": {}}).items():
+                settings = {**own, **file.overrides, **changes}
+                name = cfg.stem if method == VANILLA else pair
+                if {"DISTILLER.TEACHER", "DISTILLER.STUDENT"} & settings.keys():
+                    name = _networks(cfg, settings)
+                yield " ".join(filter(None, [f"{Path(method)}/{name}", label])), cfg, settings
+
+
+def _networks(cfg: Path, settings: Settings) -> str:
+    """TEACHER/STUDENT, or the student of a run without a teacher, where no file's name says it."""
+    held = load_config(cfg, _words(settings)) if cfg.exists() else load_config(None)
+    names = [held.DISTILLER.TEACHER] if cfg.parent.name != VANILLA else []
+    return "/".join([*names, held.DISTILLER.STUDENT])
+
+
+def _recipe(
+    method: str, pair: str, folders: dict[str, Path], shipped: dict[str, Path], file: SweepFile
+) -> tuple[Path, Settings]:
+    """The yaml file of a method and a pair, and what has to be set on top of it."""
+    teacher, _, student = pair.partition("/")
+    if student:
+        for name in (teacher, student):
+            if name not in {entry.name for entry in MODELS}:
+                known = {entry.name for entry in MODELS}
+                raise unknown("model", name, known, f"pair {pair} of {file.path}")
+    elif pair not in shipped:
+        raise unknown("pair", pair, [*shipped, "TEACHER/STUDENT"], str(file.path))
+    elif method == VANILLA:
+        student = load_config(shipped[pair]).DISTILLER.STUDENT
+
+    if method == VANILLA:
+        cfg = folders[VANILLA] / f"{student}.yaml"
+        if cfg.exists():
+            return cfg, {}
+        return folders[VANILLA] / "resnet20.yaml", {"DISTILLER.STUDENT": student}
+    if student:
+        return pair_settings(folders[method], teacher, student)
+    return folders[method] / f"{pair}.yaml", {}
+
+
+def _method_folders(file: SweepFile) -> dict[str, Path]:
     """Where the configs of each method lie that the sweep may name: every one of this package, and
     those from outside that it does name.
     """
+    configs = configs_folder() / "cifar100"
     folders = {folder.name: folder for folder in sorted(configs.iterdir())}
-    for method in [*tree["methods"], *tree.get("variants", {})]:
-        if isinstance(method, str) and "/" in method:
+    known = sorted(folders)
+    for method in file.methods:
+        if "/" in method:
             if not list(Path(method).glob("*.yaml")):
                 raise UserError(
-                    f"method {method!r} in {path} is no folder with yaml files; allowed: a folder "
-                    f"with one for each pair, or a method: {', '.join(sorted(folders))}"
+                    f"method {method!r} in {file.path} is no folder with yaml files; allowed: a "
+                    f"folder with one for each pair, or a method: {', '.join(known)}"
                 )
             folders[method] = Path(method)
-        elif str(method) not in folders:
-            raise unknown("method", method, folders, str(path))
+        elif method not in folders:
+            raise unknown("method", method, folders, str(file.path))
     return folders
 
 
-def _config_file(folders: dict[str, Path], method: str, pair: str) -> Path:
-    if method != VANILLA:
-        return folders[method] / f"{pair}.yaml"
-    files = [folder / f"{pair}.yaml" for name, folder in folders.items() if name != VANILLA]
-    any_method = next(file for file in files if file.exists())
-    return folders[VANILLA] / f"{load_config(any_method).DISTILLER.STUDENT}.yaml"
+def _words(settings: Settings) -> tuple[str, ...]:
+    return tuple(word for pair in settings.items() for word in pair)
 
 
-def _words(tree: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(word for key, value in tree.items() for word in (key, str(value)))
-
-
-def _with_teacher(job: Job, tree: dict[str, Any], vanilla: Path, teachers: dict[str, Job]) -> Job:
+def _with_teacher(job: Job, cfg: CN, given: dict[str, str], teachers: dict[tuple, Job]) -> Job:
     """The job with its teacher's checkpoint in its overrides; adds a teacher job if that has to be
-    trained first.
+    trained first. `cfg` is the job's.
     """
-    cfg = job.config()
-    if not loads_teacher(cfg):
-        return job
     name = cfg.DISTILLER.TEACHER
-    given = tree.get("teachers", {}).get(name, "")
-    if not given:
+    path = given.get(name, "")
+    if not path:
         try:
             teacher_path(cfg)
             return job
         except MissingTeacherError:
-            recipe = vanilla / f"{name}.yaml"
-            if not recipe.exists():
+            if cfg.DISTILLER.TEACHER_CKPT:
+                raise
+            recipe = vanilla_file(name)
+            if recipe is None:
                 raise UserError(
-                    f"teacher {name} of {job.label} has no checkpoint, and no {recipe} says how to "
-                    "train one; train it yourself and name its file under teachers"
+                    f"teacher {name} of {job.kind} has no checkpoint, and no vanilla/{name}.yaml "
+                    "says how to train one; train it yourself and name its file under teachers"
                 ) from None
-            words = _words({**tree["overrides"], "SOLVER.SEED": 0})
-            teacher = teachers.setdefault(name, Job(f"teacher {name}", recipe, words))
-            given = str(folder_of(teacher).path / "student_latest")
+            words = teacher_overrides(cfg)
+            key = (recipe, words)
+            if key not in teachers:
+                same = sum(other.cfg == recipe for other in teachers.values())
+                label = f"teacher {name}" + (f" {same + 1}" if same else "")
+                teachers[key] = Job(label, recipe, words, 0)
+            path = str(folder_of(teachers[key]).path / "student_latest")
 
-    return replace(job, overrides=(*job.overrides, "DISTILLER.TEACHER_CKPT", given))
+    return replace(job, settings=(*job.settings, "DISTILLER.TEACHER_CKPT", path))
 
 
-# By the config's DATASET node: to load and hash CIFAR-100 for each of 500 runs would take minutes.
+# To load and hash CIFAR-100 for each of 500 runs would take minutes, to read the config of each of
+# 20,000 as well: data by the config's DATASET node, folders by kind of run and teacher's file.
 _DATASETS: dict[str, Dataset] = {}
+_FOLDERS: dict[tuple, RunFolder] = {}
+
+
+@cache
+def _read_kind(cfg: Path, settings: tuple[str, ...]) -> tuple[CN, str]:
+    """The config of a kind of run, and its DATASET node as text."""
+    read = load_config(cfg, settings)
+    return read, read.DATASET.dump()
 
 
 def folder_of(job: Job) -> RunFolder:
@@ -211,11 +242,14 @@ def folder_of(job: Job) -> RunFolder:
         MissingTeacherError: its teacher is not trained yet, so that the folder's name cannot be
             known.
     """
-    cfg = job.config()
-    key = cfg.DATASET.dump()
+    cfg, key = _read_kind(job.cfg, job.settings)
     if key not in _DATASETS:
         _DATASETS[key] = load_dataset(cfg)
-    return RunFolder.of(cfg, _DATASETS[key])
+    taught = teacher_path(cfg).stat() if loads_teacher(cfg) else None
+    kind = (job.cfg, job.settings, taught and (taught.st_mtime_ns, taught.st_size))
+    if kind not in _FOLDERS:
+        _FOLDERS[kind] = RunFolder.of(cfg, _DATASETS[key])
+    return _FOLDERS[kind].of_seed(job.seed)
 
 
 def unfinished(jobs: list[Job]) -> Iterator[Job]:

@@ -24,10 +24,10 @@ from support.tiny import (
 from tensorboardX.proto.event_pb2 import Event
 
 from sdkd_plugin.__main__ import main
-from sdkd_plugin.config import active_config, load_config
+from sdkd_plugin.config import active_config, flatten, load_config
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.engine.memory import peak_memory
-from sdkd_plugin.engine.run import train
+from sdkd_plugin.engine.run import teacher_config, train
 from sdkd_plugin.files import sha256
 from sdkd_plugin.runs.environment import describe_environment
 
@@ -274,8 +274,65 @@ def test_one_command_trains_the_teacher_and_then_its_student(taught):
     assert result(student)["teacher_score"] == found["last"]
 
 
-def test_the_teacher_is_the_one_that_a_vanilla_run_gives(taught, finished):
-    assert_same_run(taught[0], finished)
+def test_the_teacher_is_the_one_that_its_own_vanilla_file_gives(taught, tmp_path):
+    schedule = ["SOLVER.EPOCHS", "3", "SOLVER.LR_DECAY_STAGES", "[2]", "LOG.PREFIX", str(tmp_path)]
+    data = ["DATASET.TYPE", "digits", "DATASET.SUBSET", "0.1"]
+    alone = train(load_config("configs/cifar100/vanilla/resnet14.yaml", [*data, *schedule]))
+    assert alone.path.parent.name == taught[0].parent.name
+    assert_same_run(taught[0], alone.path)
+
+
+STUDENTS_OWN = {
+    "SOLVER.LR": 0.01,
+    "SOLVER.BATCH_SIZE": 24,
+    "SOLVER.WEIGHT_DECAY": 0.1,
+    "SOLVER.SEED": 3,
+    "SOLVER.PRECISION": "bf16",
+    "SOLVER.TRAINER": "crd",
+    "KD.TEMPERATURE": 2.0,
+    "EXPERIMENT.NAME": "mine",
+}
+
+
+@pytest.mark.parametrize("key", STUDENTS_OWN)
+def test_a_teacher_takes_nothing_over_from_its_student_but_data_and_schedule(key, tmp_path):
+    student = tiny_config(tmp_path, {**KD, key: STUDENTS_OWN[key]})
+    assert teacher_config(student) == teacher_config(tiny_config(tmp_path, KD))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("DATASET.SUBSET", 0.2),
+        ("SOLVER.EPOCHS", 5),
+        ("SOLVER.SCHEDULE_EPOCHS", 240),
+        ("SOLVER.LR_DECAY_STAGES", [1]),
+        ("LOG.PREFIX", "elsewhere"),
+        ("EXPERIMENT.PROJECT", "p"),
+    ],
+)
+def test_a_teacher_takes_over_its_students_data_and_schedule(key, value, tmp_path):
+    teacher = teacher_config(tiny_config(tmp_path, {**KD, key: value}))
+    assert dict(flatten(teacher))[key] == value
+    assert teacher.DISTILLER.STUDENT == "resnet14" and teacher.SOLVER.WEIGHT_DECAY == 5e-4
+
+
+def test_a_teacher_learns_as_its_own_file_says_not_its_students():
+    cfg = load_config("configs/cifar100/kd/res56_res20.yaml", ["SOLVER.LR", "0.3"])
+    assert teacher_config(cfg).SOLVER.LR == 0.05
+    cfg = load_config("configs/cifar100/kd/res56_res20.yaml", ["DISTILLER.TEACHER", "MobileNetV2"])
+    assert (cfg.SOLVER.LR, teacher_config(cfg).SOLVER.LR) == (0.05, 0.01)
+
+
+def test_phases_that_solver_epochs_does_not_count_are_said_at_the_start(tmp_path, capsys):
+    ft = {"DISTILLER.TYPE": "FT", "DISTILLER.TEACHER_CKPT": save_teacher(tmp_path / "t")}
+    short = {"SOLVER.EPOCHS": 1, "FT.INIT_EPOCHS": 2}
+    train(tiny_config(tmp_path, {**ft, **short}))
+    said = capsys.readouterr().out
+    assert "SOLVER.EPOCHS is 1, but FT trains 2 'init' + 1 'train'" in said
+    assert "FT.INIT_EPOCHS scales along" in said
+    train(tiny_config(tmp_path, {**KD, **ft, "DISTILLER.TYPE": "KD", "SOLVER.EPOCHS": 1}))
+    assert "SOLVER.EPOCHS is" not in capsys.readouterr().out
 
 
 def test_a_trained_teacher_is_used_again(taught, tmp_path, monkeypatch, capsys):
@@ -308,10 +365,10 @@ def test_both_trainings_resume(steps, taught, tmp_path, monkeypatch):
 def test_a_named_teacher_that_is_missing_is_a_typo_and_nothing_is_trained(tmp_path, capsys):
     yaml = tiny_yaml(tmp_path, {**KD, "DISTILLER.TEACHER_CKPT": tmp_path / "nix"})
     assert train_command(yaml, "--train-teacher") == 2
-    assert (
-        f"teacher checkpoint {tmp_path / 'nix'} (DISTILLER.TEACHER_CKPT) does not exist"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"teacher checkpoint {tmp_path / 'nix'} (DISTILLER.TEACHER_CKPT) does not exist" in said
+    assert "correct its path, or leave DISTILLER.TEACHER_CKPT out" in said
+    assert "add --train-teacher" not in said
     assert not (tmp_path / "runs").exists()
 
 

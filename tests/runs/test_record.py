@@ -9,10 +9,11 @@ from support.runs import RESULT
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.idle import idle_keys
 from sdkd_plugin.renames import current_names, renamed_keys
 from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.names import IDLE, todays
 from sdkd_plugin.runs.names import SCHEMA_1 as SCHEMA_1_NAMES
-from sdkd_plugin.runs.names import todays
 from sdkd_plugin.runs.read import read_runs
 from sdkd_plugin.runs.record import ACCURACIES, HEADLINE, Result
 
@@ -111,18 +112,26 @@ def test_run_folders_of_schema_1_are_read():
 
 
 def test_a_folder_of_schema_1_is_the_folder_that_this_version_would_write():
-    """Its name is a hash of what decides the run, by the names that keys had first."""
+    """Its name is a hash of what decides the run, by the names that keys had first; what decides
+    nothing counts no more, but the folder is found.
+    """
+    place = ["LOG.PREFIX", str(SCHEMA_1.parent), "EXPERIMENT.PROJECT", SCHEMA_1.name]
     for path in SCHEMA_1.glob("old_*/seed0"):
-        cfg = load_config(path / "config.yaml")
-        identity = current_names(json.loads((path / "identity.json").read_text()))
-        folder = RunFolder(cfg, identity)
-        assert folder.path.parent.name == path.parent.name
+        cfg = load_config(path / "config.yaml", place)
+        held = current_names(json.loads((path / "identity.json").read_text()))
+        folder = RunFolder(cfg, {k: v for k, v in held.items() if k not in idle_keys()})
+        assert folder.path == path
+        folder.check(resume=True)  # it is this run
 
 
 def test_the_names_of_schema_1_are_those_that_methods_declare():
     assert SCHEMA_1_NAMES == renamed_keys()
     if_trained_there = todays({"SOLVER.TRAINER": "stages", "DML.T": 2.0, "X": 1})
-    assert if_trained_there == {"SOLVER.TRAINER": "phases", "DML.TAU": 2.0, "X": 1}
+    assert if_trained_there == {"DML.TAU": 2.0, "X": 1}
+
+
+def test_the_idle_keys_of_identities_are_those_that_are_declared():
+    assert set(IDLE) == {key for key in idle_keys() if not key.startswith("LOG.")}
 
 
 def test_the_record_is_frozen():
