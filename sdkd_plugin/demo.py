@@ -70,7 +70,7 @@ def _train_all(output: str) -> list[Path]:
 
     own = ["DATASET.SUBSET", str(STUDENT_SUBSET)]
     own += ["DISTILLER.TEACHER_CKPT", str(teacher / "student_latest")]
-    folders = []
+    folders: list[Path] = []
     for seed in SEEDS:
         for name in STUDENTS:
             print(f"\nrun {len(folders) + 2} of {total}: {name}, seed {seed}")

@@ -12,7 +12,7 @@ from sdkd_plugin.errors import UserError
 
 
 def write_atomic(
-    path: Path, write: Callable[[IO[bytes]], None], previous: Path | None = None
+    path: Path, write: Callable[[IO[bytes]], object], previous: Path | None = None
 ) -> None:
     """Calls `write` on a temporary file beside `path`, flushes it to disk and renames it into
     place.
@@ -48,9 +48,14 @@ def write_atomic(
         Path(temporary).unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically."""
+    write_atomic(path, lambda file: file.write(content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically."""
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -97,6 +97,7 @@ def load_entry_points() -> None:
     _doors.opened = True
     for entry in entry_points(group=GROUP):
         owner = entry.dist
+        assert owner is not None  # those that are found in this environment have one
         source = f"entry point {entry.name!r} of distribution {owner.name} {owner.version}"
         try:
             _let_in(_guarded(entry.value, source), owner)
@@ -111,9 +112,14 @@ def describe_plugins() -> list[dict[str, str | None]]:
 
 
 def _let_in(module: ModuleType, owner: Distribution | None) -> None:
-    name, file = module.__name__, getattr(module, "__file__", None)
-    installed = (owner.name, owner.version) if owner else (None, None)
-    _doors.plugins[name] = Plugin(name, *installed, sha256(file) if file else None)
+    name = module.__name__
+    file = getattr(module, "__file__", None)
+    _doors.plugins[name] = Plugin(
+        name,
+        owner.name if owner else None,
+        owner.version if owner else None,
+        sha256(file) if file else None,
+    )
 
 
 def _import_name(name: str) -> ModuleType:
@@ -163,6 +169,7 @@ def _import_file(name: str) -> ModuleType:
 def _load_file(name: str) -> ModuleType:
     path = Path(name).resolve()
     spec = spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
     module = module_from_spec(spec)
     sys.modules[path.stem] = module
     try:

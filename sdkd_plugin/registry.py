@@ -20,7 +20,7 @@ class Entry:
     """One registered implementation and what it declared about itself."""
 
     name: str
-    build: Callable
+    build: Any  # a class or function; what it must offer depends on the registry
     info: dict[str, Any] = field(default_factory=dict)
 
     @property

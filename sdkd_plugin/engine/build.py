@@ -28,6 +28,7 @@ def build_teacher(cfg: CN, num_classes: int, checkpoint: Path | None) -> nn.Modu
     with torch_seeded(cfg.SOLVER.SEED, "teacher", name):
         teacher = build_model(name, num_classes)
     if source == "checkpoint":
+        assert checkpoint is not None
         load_weights(teacher, checkpoint, name)
         teacher.eval()
     return teacher

@@ -39,7 +39,7 @@ class Accuracy(Evaluator):
     metrics = ACCURACIES
 
     def __init__(self) -> None:
-        self.correct: Tensor | float = 0.0  # [2]
+        self.correct = torch.zeros((), dtype=torch.float64)  # [2] once there is a batch
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         counts = [correct_within(logits, target, k) for k in (1, 5)]
@@ -75,8 +75,8 @@ class Calibration(Evaluator):
     metrics = {"ece": Metric("ECE", "Expected calibration error", "%", "lower")}
 
     def __init__(self) -> None:
-        # [BINS]: correct images minus the sum of confidences
-        self.excess: Tensor | float = 0.0
+        # correct images minus the sum of confidences; [BINS] once there is a batch
+        self.excess = torch.zeros((), dtype=torch.float64)
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         confidence, predicted = logits.double().softmax(1).max(1)  # [N] each

@@ -100,7 +100,7 @@ def prepare(cfg: CN, dataset: Dataset, folder: RunFolder) -> Setup:
 
     teacher = build_teacher(cfg, dataset.num_classes, folder.teacher)
     score = None
-    if folder.teacher is not None:
+    if teacher is not None and folder.teacher is not None:
         score = score_teacher(teacher.to(device), cfg, dataset, device)
     distiller = build_distiller(scaled, dataset, teacher)
     return Setup(scaled, cfg, dataset, accelerator, distiller, score, environment)
@@ -162,6 +162,7 @@ def make_result(setup: Setup, trainer: Trainer, recorder: Recorder) -> Result:
 
     history = recorder.history
     best = recorder.best
+    assert best is not None  # the last phase always scores
     # an epoch of a run that an earlier version began may lack the later metrics
     metrics = {n: m for n, m in METRICS.items() if f"test_{n}" in best.keys() & history[-1].keys()}
     train_seconds = sum(row["train_seconds"] for row in history)
@@ -207,7 +208,7 @@ def score_checkpoint(cfg: CN, path: str) -> Scores:
 
     device = make_accelerator(cfg).device
     layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
-    model.to(device, memory_format=layout).eval()
+    model.to(device).to(memory_format=layout).eval()
     batches = EvalBatches(dataset, cfg, device)
     scores = evaluate(lambda image: model(image)[0], tqdm(batches, disable=None, leave=False))
     print(f"{name} on {len(dataset.test)} {dataset.evaluates} images: {describe(scores)}")

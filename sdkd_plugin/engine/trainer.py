@@ -49,13 +49,19 @@ class Trainer:
             keep_freed_memory()
 
         layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
-        method.to(self.device, memory_format=layout)
+        method.to(self.device).to(memory_format=layout)
         self.method = method
         self.distiller = accelerator.prepare(method)  # the same, or what wraps it
         self.schedule = [
             (phase, epoch) for phase in method.phases(cfg) for epoch in range(1, phase.epochs + 1)
         ]
         self.eval_batches = EvalBatches(dataset, cfg, self.device)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that was entered last."""
+        assert self.method.phase is not None
+        return self.method.phase
 
     def run(self, recorder: Recorder) -> None:
         """Trains the epochs that the recorder's history does not hold yet."""
@@ -104,7 +110,7 @@ class Trainer:
         """One pass over the training set; returns lr, the means per image of every loss and term,
         and the time.
         """
-        phase = self.method.phase
+        phase = self.phase
         lr = learning_rate(self.cfg, epoch) if phase.lr is None else phase.lr
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
@@ -130,8 +136,7 @@ class Trainer:
                     totals[name] += n * term.detach()
                 if step % 20 == 0 and not bar.disable:
                     shown = ("train_loss", "train_top1")
-                    means = {name: f"{totals[name].item() / count:.3f}" for name in shown}
-                    bar.set_postfix(means)
+                    bar.set_postfix({name: totals[name].item() / count for name in shown})
 
         means = {name: total.item() / count for name, total in totals.items()}
         seconds = time.perf_counter() - began
@@ -145,7 +150,7 @@ class Trainer:
             if self.held_out is None:
                 yield None
             else:
-                yield from self.held_out.epoch(epoch + again * self.method.phase.epochs)
+                yield from self.held_out.epoch(epoch + again * self.phase.epochs)
 
     def step(
         self, batch: Batch, epoch: int, step: int, held_out: Batch | None = None
@@ -157,17 +162,19 @@ class Trainer:
                 nothing of this epoch is saved.
         """
         done = epoch - 1 + (step - 1) / len(self.train_batches)
-        inputs = {
+        inputs: dict[str, Any] = {
             "image": batch.image,
             "target": batch.target,
             "epoch": epoch,
             "index": batch.index,
-            "progress": done / self.method.phase.epochs,
+            "progress": done / self.phase.epochs,
         }
         if batch.contrastive_index is not None:
             inputs["contrastive_index"] = batch.contrastive_index
-        validation = {} if held_out is None else {"validation": (held_out.image, held_out.target)}
-        self.method.before_step(self.optimizer, **inputs, **validation)
+        extras: dict[str, Any] = {}
+        if held_out is not None:
+            extras["validation"] = (held_out.image, held_out.target)
+        self.method.before_step(self.optimizer, **inputs, **extras)
 
         try:
             with self.accelerator.autocast():
@@ -226,8 +233,9 @@ class Trainer:
             "latest": {"model": model, "optimizer": self.optimizer.state_dict()},
             "student": pack(self.method, self.cfg, self.dataset.num_classes),
         }
-        if self.method.teacher_from == "scratch":  # a checkpoint for DISTILLER.TEACHER_CKPT
-            states["teacher"] = {"model": self.method.teacher.state_dict()}
+        teacher = self.method.teacher
+        if self.method.teacher_from == "scratch" and teacher is not None:
+            states["teacher"] = {"model": teacher.state_dict()}  # for DISTILLER.TEACHER_CKPT
         return states
 
     def resume(self, recorder: Recorder) -> None:

@@ -34,7 +34,7 @@ CLASSES = {100: "cifar100"}
 # What weights_only refuses in `latest` after the first decay of the learning rate: a numpy number,
 # which is plain bytes.
 _SCALAR = np.float64(0).__reduce__()[0]
-_NUMBERS = [
+_NUMBERS: list[Any] = [
     np.dtype,
     np.dtypes.Float64DType,
     *((_SCALAR, f"numpy.{part}.multiarray.scalar") for part in ("core", "_core")),
@@ -204,7 +204,7 @@ def _read_latest(path: Path) -> dict[str, Any]:
     try:
         group = state["optimizer"]["param_groups"][0]
         model = state["model"]
-        found = {
+        found: dict[str, Any] = {
             "last learning rate": float(group["lr"]),
             "SOLVER.MOMENTUM": float(group["momentum"]),
             "SOLVER.WEIGHT_DECAY": float(group["weight_decay"]),

@@ -48,6 +48,12 @@ class Run:
     curves: Mapping[str, tuple[tuple[int, float], ...]]
 
     @property
+    def record(self) -> Result:
+        """The record of a run that is known to be finished."""
+        assert self.result is not None, self.path
+        return self.result
+
+    @property
     def curve(self) -> tuple[tuple[int, float], ...]:
         """The headline metric's."""
         return self.curves.get(HEADLINE, ())
@@ -293,8 +299,10 @@ def _check_complete(rows: list[_Row], result: Result) -> None:
             label = result.metrics[name].label
             raise UserError(f"last {label} is {logged} in metrics.csv but {value} in {FILE}")
     seconds = sum(row.seconds for row in rows)
-    if not math.isclose(seconds, result.wall_seconds, rel_tol=1e-6):
+    recorded = result.wall_seconds
+    assert recorded is not None  # a record of this package has been checked for it
+    if not math.isclose(seconds, recorded, rel_tol=1e-6):
         raise UserError(
             f"the {len(rows)} epochs in metrics.csv took {seconds:.1f} s, {FILE} says "
-            f"{result.wall_seconds:.1f} s: rows are missing or foreign"
+            f"{recorded:.1f} s: rows are missing or foreign"
         )

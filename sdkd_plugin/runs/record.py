@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, get_type_hints
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_json, write_json
@@ -197,7 +197,7 @@ def _check(value: dict[str, Any]) -> None:
 
 
 def _check_metric(name: str, meaning: Any) -> None:
-    wanted = {each.name: each.type for each in fields(Metric)}
+    wanted = get_type_hints(Metric)
     if not isinstance(meaning, dict) or meaning.keys() != wanted.keys():
         raise UserError(f"metric {name} in {FILE} is {meaning!r}; wanted: {', '.join(wanted)}")
     if not all(isinstance(meaning[key], kind) for key, kind in wanted.items()):
@@ -216,5 +216,5 @@ def _check_scores(name: str, scores: Any, metrics: dict[str, dict]) -> None:
             raise UserError(f"{name}.{key} in {FILE} is {value!r}; it must be a percentage")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)

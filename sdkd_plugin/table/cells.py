@@ -59,7 +59,7 @@ class TableCell:
     def scores(self, statistic: str) -> dict[int, float]:
         """Seed to the metric's value. statistic: last | best."""
         name = self.metric.name
-        return {run.seed: getattr(run.result, statistic)[name] for run in self.finished}
+        return {run.seed: getattr(run.record, statistic)[name] for run in self.finished}
 
     def summary(self, statistic: str) -> Summary:
         """Mean and spread over seeds of a cell with finished runs. statistic: last | best."""
@@ -69,7 +69,7 @@ class TableCell:
         """Mean of a cost in the records of the finished runs; None if a run's host does not record
         it.
         """
-        values = [getattr(run.result, key) for run in self.finished]
+        values = [getattr(run.record, key) for run in self.finished]
         return None if None in values else fmean(values)
 
     @property
@@ -115,7 +115,7 @@ class Comparison:
         Of a teacher that is trained along with the student there is none.
         """
         runs = [run for cell in self.in_column(index) if cell for run in cell.finished]
-        measured = [run.result.teacher_score or {} for run in runs if run.teacher_hash]
+        measured = [run.record.teacher_score or {} for run in runs if run.teacher_hash]
         scores = [scores[self.metric.name] for scores in measured if self.metric.name in scores]
         return fmean(scores) if scores else None
 

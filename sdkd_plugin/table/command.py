@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import write_atomic
+from sdkd_plugin.files import write_bytes
 from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.table.report import TableOptions, make_report
 
@@ -51,6 +51,6 @@ def write_output(path: Path, rendered: str | bytes) -> None:
         fault = f"cannot be written: there is no folder {path.parent}"
     else:
         content = rendered.encode() if isinstance(rendered, str) else rendered
-        write_atomic(path, lambda file: file.write(content))
+        write_bytes(path, content)
         return
     raise UserError(f"--output {path} {fault}; give a file in a folder that exists")

@@ -1,7 +1,8 @@
 """The second grid: a line for each cell, with the published number beside it, and the cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sdkd_plugin.table.cells import Comparison, TableCell
 from sdkd_plugin.table.grids import EMPTY, Cell, Grid, mark_notes
@@ -105,7 +106,7 @@ def _row(line: _Line) -> list[Cell]:
         gain = Cell(metric.signed(cell.gain), cell.gain, marks="§" if cell.other_seeds else "")
 
     memory = cell.mean_of("peak_memory_mib")
-    parameters = {run.result.deployed_parameters for run in cell.finished}
+    parameters = {run.record.deployed_parameters for run in cell.finished}
     return [
         Cell(cell.column.label),
         Cell(cell.row),
@@ -125,12 +126,13 @@ def _published_notes(lines: Sequence[_Line]) -> list[str]:
     beside = [line for line in lines if line.number is not None]
     differing = {line.cell.column.label: line.differences for line in beside}
     notes = [f"¶ {label}: {', '.join(keys)}" for label, keys in differing.items() if keys]
-    sources = [f"{line.number.source}; epoch: {line.number.statistic}" for line in beside]
+    numbers = [line.number for line in lines if line.number is not None]
+    sources = [f"{number.source}; epoch: {number.statistic}" for number in numbers]
     return notes + [f"published: {source}" for source in dict.fromkeys(sources)]
 
 
 def _cost_notes(lines: Sequence[_Line]) -> list[str]:
-    environments = [run.result.environment for line in lines for run in line.cell.finished]
+    environments = [run.record.environment for line in lines for run in line.cell.finished]
     devices = sorted({_device(environment) for environment in environments if environment})
 
     notes = []
@@ -149,6 +151,6 @@ def _cost_notes(lines: Sequence[_Line]) -> list[str]:
     return notes
 
 
-def _device(environment: dict) -> str:
+def _device(environment: Mapping[str, Any]) -> str:
     threads = environment.get("threads")
     return f"{environment.get('device')}" + (f" with {threads} threads" if threads else "")

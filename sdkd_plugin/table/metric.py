@@ -85,17 +85,17 @@ def find_metric(runs: Sequence[Run], name: str) -> ShownMetric:
             values cannot be compared.
     """
     recorded = [run for run in runs if run.result is not None]
-    known = {HEADLINE}.union(*(run.result.metrics for run in recorded))
+    known = {HEADLINE}.union(*(run.record.metrics for run in recorded))
     if name not in known:
         raise unknown("metric", name, known, "--metric")
 
-    holders = [run for run in recorded if name in run.result.metrics]
+    holders = [run for run in recorded if name in run.record.metrics]
     if not holders:  # all are unfinished: the headline is what they will have
         return ShownMetric(name, ACCURACIES[HEADLINE])
     first = holders[0]
-    meaning = first.result.metrics[name]
+    meaning = first.record.metrics[name]
     for run in holders:
-        own = run.result.metrics[name]
+        own = run.record.metrics[name]
         if (own.unit, own.better) != (meaning.unit, meaning.better):
             raise UserError(
                 f"metric {name} is in {meaning.unit!r}, better {meaning.better}, in {first.path} "

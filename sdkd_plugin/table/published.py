@@ -63,7 +63,7 @@ def load_published() -> list[Published]:
     """Every row of published.csv, in its order."""
     text = files("sdkd_plugin.table").joinpath("published.csv").read_text()
     return [
-        Published(**{**row, "n": int(row["n"]) if row["n"] else None})
+        Published(**{**row, "n": int(row["n"]) if row["n"] else None})  # type: ignore[arg-type]
         for row in csv.DictReader(text.splitlines())
     ]
 

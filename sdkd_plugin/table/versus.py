@@ -99,7 +99,7 @@ def versus_grid(versus: Versus) -> Grid:
 def _paired_cells(test: PairedTest, metric: ShownMetric) -> list[Cell]:
     paired = test.paired
     interval = "n = 1"
-    if paired.low is not None:
+    if paired.low is not None and paired.high is not None:
         interval = f"{metric.signed(paired.low)} to {metric.signed(paired.high)}"
     return [
         Cell(str(paired.n), paired.n),

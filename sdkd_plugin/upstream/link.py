@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdkd_plugin.config import configs_folder
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import write_atomic, write_text
+from sdkd_plugin.files import write_bytes, write_text
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.upstream.registration import obstacle
 
@@ -88,7 +88,7 @@ def link(checkout: Path, dry_run: bool = False) -> None:
     for path, content in files.items():
         target = checkout / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, lambda file, content=content: file.write(content))
+        write_bytes(target, content)
     _rewrite(hook, source + BLOCK.encode())
 
 
@@ -147,8 +147,8 @@ def check_checkout(checkout: Path) -> None:
     if not (checkout / HOOK).is_file():
         raise UserError(f"{checkout} is no checkout of mdistiller: it has no {HOOK}")
 
-    matching = []
-    other = []
+    matching: list[str] = []
+    other: list[str] = []
     for path, digest in KNOWN.items():
         file = checkout / path
         text = file.read_bytes().replace(b"\r\n", b"\n") if file.is_file() else b""
@@ -189,7 +189,7 @@ def _configs_to_bring(checkout: Path) -> tuple[dict[str, bytes], list[str]]:
 
 def _rewrite(path: Path, content: bytes) -> None:
     mode = path.stat().st_mode
-    write_atomic(path, lambda file: file.write(content))
+    write_bytes(path, content)
     path.chmod(mode)
 
 

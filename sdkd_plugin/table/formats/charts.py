@@ -42,7 +42,9 @@ def learning_curves(comparison: Comparison, index: int) -> Markup:
     metric = comparison.metric
     series = []
     for style, cell in enumerate(comparison.in_column(index)):
-        for run in cell.runs if cell else ():
+        if cell is None:
+            continue
+        for run in cell.runs:
             points = run.curves.get(metric.name, ())
             if points:
                 series.append(Series(f"{cell.row}, seed {run.seed}", style, points))

@@ -60,7 +60,7 @@ def render(report: Report) -> str:
     if report.comparison is None:
         return "".join(map(_grid_csv, report.grids))
 
-    records = _records(report)
+    records = _records(report.comparison, report)
     tested = report.versus is not None and report.versus.tests
     fields = [*FIELDS, *(VERSUS_FIELDS if tested else ()), METRIC]
     text = io.StringIO()
@@ -70,11 +70,13 @@ def render(report: Report) -> str:
     return text.getvalue()
 
 
-def _records(report: Report) -> list[dict[str, Any]]:
+def _records(comparison: Comparison, report: Report) -> list[dict[str, Any]]:
     """One record per cell in the table's order, then one per excluded folder."""
-    comparison = report.comparison
-    versus = report.versus
-    tests = {} if versus is None else {id(test.cell): test for test in versus.tests}
+    tests = {}
+    if report.versus is not None:
+        ours = report.versus.ours
+        tests = {id(test.cell): _test_fields(ours, test) for test in report.versus.tests}
+
     records = []
     for index in range(len(comparison.columns)):
         for cell in comparison.in_column(index):
@@ -83,9 +85,7 @@ def _records(report: Report) -> list[dict[str, Any]]:
             record = _record(cell, comparison)
             if cell.finished:
                 record |= _score_fields(cell) | _published_fields(cell, report)
-            if id(cell) in tests:
-                record |= _test_fields(versus.ours, tests[id(cell)])
-            records.append(record)
+            records.append(record | tests.get(id(cell), {}))
 
     records += [{"status": run.status, "note": run.sentence} for run in report.excluded]
     return records

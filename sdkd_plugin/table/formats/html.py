@@ -3,6 +3,7 @@ elsewhere.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -30,13 +31,13 @@ def render(report: Report) -> str:
 
     comparison = report.comparison
     pictures = None if comparison is None else _pictures(comparison)
-    runs = [] if comparison is None else comparison.counted
+    runs = [] if comparison is None else _runs(comparison, report.options.split)
     return pages.get_template("table.html.j2").render(
         grids=report.grids,
         heading=EXCLUDED,
         excluded=report.excluded,
         pictures=pictures,
-        runs=[_described(run, report) for run in runs],
+        runs=runs,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     )
 
@@ -69,22 +70,26 @@ def _pictures(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _described(run: Run, report: Report) -> dict[str, Any]:
-    metric = report.comparison.metric
+def _runs(comparison: Comparison, split: Sequence[str]) -> list[dict[str, Any]]:
+    return [_described(run, comparison.metric, split) for run in comparison.counted]
+
+
+def _described(run: Run, metric: ShownMetric, split: Sequence[str]) -> dict[str, Any]:
     state = metric.absent
     if run.result is None:
         state = f"unfinished, {run.progress}"
     elif metric.measured(run):
         state = f"{metric.label} {metric.show(run.result.last[metric.name])}"
 
-    row = row_name(run, report.options.split)
+    row = row_name(run, split)
     pair = f"{run.teacher or '-'}/{run.student}"
+    # another host's record has no environment
     recorded = run.result is not None and run.result.environment
     return {
         "title": f"{row}, {pair}, seed {run.seed}: {state}",
         "path": str(run.path),
         "config": sorted(run.identity.items()),
-        "facts": _facts(run.result, metric) if recorded else {},
+        "facts": _facts(run.record, metric) if recorded else {},
     }
 
 

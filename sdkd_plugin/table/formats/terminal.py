@@ -17,8 +17,9 @@ WIDE = 1000  # characters; a table in a file or a pipe is never folded
 def render(report: Report) -> str:
     """The best cell of a column is bold and starred, so that it shows without colours as well."""
     options = report.options
+    text = io.StringIO()
     console = Console(
-        file=io.StringIO(),
+        file=text,
         width=options.width or WIDE,
         force_terminal=options.colour,
         highlight=False,
@@ -30,7 +31,7 @@ def render(report: Report) -> str:
     for run in report.excluded:
         _print_line(console, str(run))
 
-    lines = console.file.getvalue().splitlines()
+    lines = text.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines).rstrip("\n") + "\n"
 
 
