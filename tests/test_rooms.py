@@ -25,8 +25,8 @@ ROOMS = (  # top first
     "models",
 )
 GROUND = (  # knows no method
-    *("config", "renames", "defaults", "allowed", "weights", "files", "randomness"),
-    *("plugins", "registry", "errors"),
+    *("config", "renames", "defaults", "allowed", "weights", "forms", "files", "randomness"),
+    *("plugins", "registry", "printable", "errors"),
 )
 
 
