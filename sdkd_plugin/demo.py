@@ -35,14 +35,15 @@ TITLE = (
 )
 
 CAVEAT = (
-    "These are 8x8 handwritten digits, seven of each to learn from: they show that everything works "
-    "and that a teacher can help, and say nothing about CIFAR-100 or about which method is better."
+    "These are 8x8 handwritten digits, seven of each to learn from: they show that everything "
+    "works and that a teacher can help, and say nothing about CIFAR-100 or about which method is "
+    "better."
 )
 
 
 def run_demo(output: str) -> None:
-    """Trains a teacher and fifteen students on scikit-learn's digits, prints their table and leaves it
-    under `output`.
+    """Trains a teacher and fifteen students on scikit-learn's digits, prints their table and leaves
+    it under `output`.
 
     Finished runs are used again and interrupted ones go on, so a second call ends at once.
 

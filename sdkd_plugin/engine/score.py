@@ -1,6 +1,6 @@
 """`eval`: a network from a file, scored as the run that made it would score it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -44,9 +44,13 @@ def score(target: str, overrides: Sequence[str]) -> Scores:
     config = None if run is None else run / "config.yaml"
     own = _own_words(path, config, spec)
     cfg = load_config(config, [*own, *overrides])
-    if run is not None or spec is not None:
-        for line in _overridden(load_config(config, own), cfg):
-            print(line)
+    theirs = dict(flatten(load_config(config, own)))
+    if run is None:  # only what the file says
+        theirs = {key: theirs[key] for key in own[::2] if theirs[key] != ""}
+    for key, value in flatten(cfg):
+        if theirs.get(key, value) != value:
+            was = f"{theirs[key]!r}, with which the network was trained"
+            print(f"{key} {value!r} overrides {was}")
     return score_checkpoint(cfg, str(path))
 
 
@@ -79,16 +83,6 @@ def _own_words(path: Path, config: Path | None, spec: DataSpec | None) -> list[s
         words += ["DATASET.IMAGE_SIZE", str(spec.image_size)]
         words += ["DATASET.MEAN", str(spec.mean), "DATASET.STD", str(spec.std)]
     return words
-
-
-def _overridden(own: CN, cfg: CN) -> Iterator[str]:
-    """A line for each key that is not as the network was trained; DATASET.TYPE of a file that does
-    not say it, and its model, are no such keys.
-    """
-    theirs = dict(flatten(own))
-    for key, value in flatten(cfg):
-        if value != theirs[key] and theirs[key] != "":
-            yield f"{key} {value!r} overrides {theirs[key]!r}, with which the network was trained"
 
 
 def score_checkpoint(cfg: CN, path: str) -> Scores:
