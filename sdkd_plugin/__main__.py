@@ -91,18 +91,18 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from sdkd_plugin.config import load_config
-    from sdkd_plugin.engine.run import score_checkpoint
+    from sdkd_plugin.engine.score import PUBLISHED, score
 
-    own = [
-        "DATASET.TYPE",
-        options.dataset,
-        "DATASET.TEST.BATCH_SIZE",
-        str(options.batch_size),
-        "DISTILLER.STUDENT",
-        options.model,
-    ]
-    score_checkpoint(load_config(None, [*own, *options.opts]), options.ckpt)
+    target, words = options.ckpt, list(options.opts)
+    if target is None and len(words) % 2:  # overrides come in pairs: the odd one out comes first
+        target = words.pop(0)
+    options_given = {
+        "DATASET.TYPE": options.dataset,
+        "DATASET.TEST.BATCH_SIZE": options.batch_size,
+        "DISTILLER.STUDENT": options.model,
+    }
+    own = [str(word) for pair in options_given.items() if pair[1] is not None for word in pair]
+    score(target or PUBLISHED, [*own, *words])
 
 
 def _verify(options: argparse.Namespace) -> int:

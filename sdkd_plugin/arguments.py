@@ -86,30 +86,27 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
         help="overrides, such as SOLVER.SEED 1 DATASET.TYPE digits",
     )
 
-    score = commands.add_parser("eval", help="score a checkpoint", epilog=EPILOG)
-    score.add_argument(
-        "-m",
-        "--model",
-        default="",
-        help="model name, such as resnet20, unless the file says what it holds",
+    score = commands.add_parser(
+        "eval",
+        help="score a run's student, or any checkpoint",
+        epilog=EPILOG,
+        usage="%(prog)s [options] [RUN | FILE] [KEY VALUE ...]",
+        description="A run's folder, or a file in it, is scored with the run's own config: model, "
+        "data, image size, normalisation. What options and overrides change of that is printed.",
     )
+    score.add_argument("-m", "--model", help="model name, unless run or file say it")
     score.add_argument(
         "-c",
         "--ckpt",
-        default="pretrain",
-        help="checkpoint file; 'pretrain': the published teacher's place",
+        help="checkpoint file or run folder; 'pretrain' (default): the published teacher's place",
     )
-    score.add_argument(
-        "-d", "--dataset", default="cifar100", help="DATASET.TYPE (default: cifar100)"
-    )
-    score.add_argument(
-        "-bs", "--batch-size", type=int, default=64, help="images per batch (default: 64)"
-    )
+    score.add_argument("-d", "--dataset", help="DATASET.TYPE (default: the run's, else cifar100)")
+    score.add_argument("-bs", "--batch-size", type=int, help="images per batch (default: 64)")
     score.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="overrides, such as DATASET.ROOT cifar100.npz",
+        metavar="[RUN | FILE] [KEY VALUE ...]",
+        help="what to score, unless -c says it, and overrides, such as DATASET.ROOT cifar100.npz",
     )
 
     verify = commands.add_parser(

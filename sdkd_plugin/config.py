@@ -6,6 +6,7 @@ import ast
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +119,32 @@ def scaled_config(cfg: CN) -> CN:
     """The config the run uses: epoch-valued keys, written for SOLVER.SCHEDULE_EPOCHS, scaled to
     SOLVER.EPOCHS.
     """
-    ratio = cfg.SOLVER.EPOCHS / (cfg.SOLVER.SCHEDULE_EPOCHS or cfg.SOLVER.EPOCHS)
+    epochs = cfg.SOLVER.EPOCHS
+    schedule = cfg.SOLVER.SCHEDULE_EPOCHS or epochs
     scaled = cfg.clone()
     scaled.defrost()
-    if ratio != 1:
+    if epochs != schedule:
         flat = dict(flatten(cfg))
         for key in epoch_keys(cfg):
             value = flat[key]
             many = isinstance(value, list)
-            set_value(scaled, key, [v * ratio for v in value] if many else value * ratio)
+            numbers = [scale_epochs(v, epochs, schedule) for v in (value if many else [value])]
+            set_value(scaled, key, numbers if many else numbers[0])
     scaled.freeze()
     return scaled
+
+
+def scale_epochs(value: float, epochs: int, schedule: int) -> float:
+    """value * epochs / schedule, rounded once, at the end: an epoch that is whole comes out whole.
+
+    In floats, 180 * (168 / 240) is 125.99999999999999, and the rate would fall in epoch 126 instead
+    of after it.
+
+    Args:
+        value: epochs of a schedule of `schedule` epochs, as they are written in decimal.
+        epochs: of the run.
+    """
+    return float(Fraction(str(value)) * epochs / schedule)
 
 
 def epoch_keys(cfg: CN) -> list[str]:

@@ -13,6 +13,8 @@ from sdkd_plugin.allowed import (
     OneOf,
 )
 
+MOST_CLASSES = 10**6  # a bound for what no data set needs and no memory holds
+
 # Keys in this tree that mdistiller has keep its defaults, traps included, so that its yaml files
 # mean the same here.
 DEFAULTS: dict[str, Any] = {
@@ -28,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
         # below: not in mdistiller
         "ROOT": "./data",  # a folder; for npz the file itself
         "DOWNLOAD": True,  # cifar100 only
+        "CLASSES": 0,  # how many, for an npz file whose labels leave some out; 0: as the data say
         "AUGMENT": "crop_flip",  # crop_flip | crop | none
         "MEAN": [],  # per channel, of pixel values in [0, 1]; empty: the data set's own
         "STD": [],
@@ -80,6 +83,7 @@ ALLOWED: dict[str, Allowed] = {
     "DATASET.TEST.BATCH_SIZE": Between(1),
     "DATASET.ROOT": FilePath(),
     "DATASET.DOWNLOAD": Anything(),
+    "DATASET.CLASSES": Between(0, MOST_CLASSES),
     "DATASET.AUGMENT": OneOf(("crop_flip", "crop", "none")),
     "DATASET.MEAN": Numbers("three numbers, one per channel, or []", length=3, optional=True),
     "DATASET.STD": Numbers(

@@ -1,5 +1,6 @@
 """Files that are never half written: atomic writes, json, hashes; torch is not needed here."""
 
+import errno
 import hashlib
 import json
 import os
@@ -127,7 +128,20 @@ def read_object(path: Path) -> dict[str, Any] | None:
     return value
 
 
+def require_regular(path: str | Path) -> None:
+    """Raises OSError unless this is a file with an end: a pipe or a device may have none.
+
+    What does not exist or may not be looked at raises as `os.stat` does.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
 def sha256(path: str | Path) -> str:
-    """First 16 hex digits of the file's SHA-256."""
+    """First 16 hex digits of the file's SHA-256. Raises OSError as `require_regular` does."""
+    require_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

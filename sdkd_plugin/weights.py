@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import require_file
+from sdkd_plugin.forms import find_state_dict
 
 DIGEST = "digest"  # the entry of our checkpoints that holds the digest of all others
 _ZIP = b"PK\x03\x04"  # what torch, since 1.6, takes a file for a zip by
@@ -141,14 +142,14 @@ def _verify_digest(state: dict[str, Any], path: Path) -> None:
 
 def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
     """Fills a bare model from `{"model": state_dict}`, the format of mdistiller's teachers and our
-    `student_*` files.
+    `student_*` files, or another of the `forms`.
 
     Args:
         model: the network to fill.
         path: the checkpoint.
         name: the model's registry name, for messages.
     Raises:
-        UserError: unreadable or damaged file, no "model" entry, another number of classes, another
+        UserError: unreadable or damaged file, no state_dict, another number of classes, another
             model, or weights that are no numbers of the model's kind, NaN or infinite.
     """
     weights = state_dict(path)
@@ -203,29 +204,20 @@ def _check_values(own: dict[str, Tensor], weights: dict[str, Tensor], path: str 
 
 
 def state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The named, dense tensors under "model" in a checkpoint, without DataParallel's "module.".
+    """The named, dense tensors in a checkpoint of any of the forms that `forms` knows.
 
     Raises:
-        UserError: unreadable file, no "model" entry, or something else in it.
+        UserError: unreadable file, or not exactly one state_dict in it.
     """
-    state = load(path)
-    if not isinstance(state.get("model"), dict):
-        raise UserError(
-            f"checkpoint {path} has the entries {sorted(map(str, state))[:6]}; wanted 'model', a "
-            "state_dict"
-        )
-
-    entries = state["model"].items()
+    state = find_state_dict(load(path), path)
     if not all(
         isinstance(key, str) and isinstance(value, Tensor) and is_dense(value)
-        for key, value in entries
+        for key, value in state.items()
     ):
         raise UserError(
-            f"checkpoint {path}: 'model' holds something else than named, dense tensors; wanted a "
-            "state_dict"
+            f"checkpoint {path} holds something else than named, dense tensors; wanted a state_dict"
         )
-
-    return {key.removeprefix("module."): value for key, value in entries}
+    return state
 
 
 def is_dense(value: Tensor) -> bool:

@@ -4,9 +4,11 @@ here what they mean there.
 
 import importlib
 import json
+import math
 import os
 import sys
 import types
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from sdkd_plugin.config import (
     epoch_keys,
     flatten,
     load_config,
+    scale_epochs,
     scaled_config,
 )
 from sdkd_plugin.defaults import DEFAULTS
@@ -408,6 +411,38 @@ def test_epoch_keys_scale_to_a_short_run_and_the_config_itself_stays():
         "SOLVER.LR_DECAY_STAGES",
         "DKD.WARMUP",
     }, "others are not this run's"
+
+
+SHIPPED = [150, 180, 210, 20, 10, 30, 10, 20, 180, 210]  # decay stages, warm-ups, NORM's ramp
+
+
+def test_every_length_of_run_decays_where_exact_arithmetic_says():
+    """In floats eight of these lengths decay an epoch early, such as 84, 88, 168 and 176."""
+    for epochs in range(1, 481):
+        cfg = load_config(
+            None,
+            ["DISTILLER.TYPE", "NORM", "SOLVER.EPOCHS", str(epochs)]
+            + ["SOLVER.SCHEDULE_EPOCHS", "240", "SOLVER.LR_DECAY_STAGES", str(SHIPPED[:3])]
+            + ["NORM.RAMP_EPOCHS", str(SHIPPED[-4:])],
+        )
+        scaled = scaled_config(cfg)
+        found = [*scaled.SOLVER.LR_DECAY_STAGES, *scaled.NORM.RAMP_EPOCHS]
+        exact = [Fraction(stage * epochs, 240) for stage in SHIPPED[:3] + SHIPPED[-4:]]
+        for stage, wanted in zip(found, exact, strict=True):
+            assert [epoch > stage for epoch in range(1, epochs + 1)] == [
+                epoch > wanted for epoch in range(1, epochs + 1)
+            ]
+
+
+@pytest.mark.parametrize("schedule", [1, 7, 200, 240, 300])
+def test_every_whole_or_decimal_epoch_scales_exactly(schedule):
+    for epochs in range(1, 481):
+        for value in (*SHIPPED, 0.1, 62.5):
+            scaled = scale_epochs(value, epochs, schedule)
+            exact = Fraction(str(value)) * epochs / schedule
+            assert scaled == float(exact)
+            for epoch in (math.floor(exact), math.ceil(exact)):
+                assert (epoch > scaled) == (epoch > exact)
 
 
 @pytest.mark.parametrize("schedule", ["0", "30"])

@@ -59,15 +59,15 @@ def test_demo_ends_in_a_table_and_goes_on_after_an_interruption(tmp_path, monkey
     monkeypatch.setattr(demo, "train", train)
     demo.run_demo(str(tmp_path))
     shown = capsys.readouterr().out
-    assert "run 1 of 11: the teacher" in shown and "run 11 of 11: sdkd/res56_res20, seed 1" in shown
+    assert "run 1 of 16: the teacher" in shown and "run 16 of 16: sdkd/res56_res20, seed 2" in shown
     assert demo.CAVEAT in shown and str(tmp_path) in shown
     table = (tmp_path / "table.md").read_text()
     for method in ("student", "KD", "DKD", "CRD", "SDKD"):
         assert f"| {method} | " in table and f"│ {method} " in shown
-    assert table.count("(2)") >= 5 and demo.CAVEAT in table
+    assert table.count("(3)") >= 5 and demo.CAVEAT in table
     assert (tmp_path / "table.png").stat().st_size > 10_000
     results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/seed*/result.json")}
-    assert len(results) == 11
+    assert len(results) == 16
     lost = next(path for path in results if "sdkd" in str(path))
     shutil.rmtree(lost.parent)
     demo.run_demo(str(tmp_path))

@@ -25,8 +25,8 @@ ROOMS = (  # top first
     "models",
 )
 GROUND = (  # knows no method
-    *("idle", "config", "strict_yaml", "renames", "defaults", "allowed", "weights", "files"),
-    *("randomness", "signals", "plugins", "registry", "printable", "errors"),
+    *("idle", "config", "strict_yaml", "renames", "defaults", "allowed", "weights", "forms"),
+    *("files", "randomness", "signals", "plugins", "registry", "printable", "errors"),
 )
 
 

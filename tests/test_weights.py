@@ -136,15 +136,15 @@ def spoiled(**changes) -> dict:
     ("state", "message"),
     [
         (
-            {"state_dict": {}, "epoch": 3},
-            r"has the entries \['epoch', 'state_dict'\]; wanted 'model'",
+            {"weights": {}, "epoch": 3},
+            r"has the entries \['epoch', 'weights'\]; wanted a state_dict",
         ),
-        ({"model": 3}, "wanted 'model', a state_dict"),
-        (spoiled(fc__bias=3), "'model' holds something else than named, dense tensors"),
-        ({"model": {1: torch.zeros(1)}}, "'model' holds something else than named, dense tensors"),
+        ({"model": 3}, "wanted a state_dict, alone or as one of model, state_dict, net"),
+        (spoiled(fc__bias=3), "holds something else than named, dense tensors"),
+        ({"model": {1: torch.zeros(1)}}, "holds something else than named, dense tensors"),
         (
             spoiled(fc__weight=torch.zeros(10, 64).to_sparse()),
-            "'model' holds something else than named, dense tensors",
+            "holds something else than named, dense tensors",
         ),
         (
             spoiled(fc__bias=torch.tensor(1.0)),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -92,9 +93,9 @@ def load_dataset(cfg: CN) -> Dataset:
     std, where MEAN and STD do not give them, are the whole data set's, whatever is kept of it.
 
     Raises:
-        UserError: the data cannot be read or are malformed, fewer than two classes, images that are
-            not square, IMAGE_SIZE above the stored size, or VAL_FRACTION that leaves a class
-            without training images.
+        UserError: the data cannot be read or are malformed, fewer than two classes or not CLASSES
+            of them, images that are not square, IMAGE_SIZE above the stored size, or VAL_FRACTION
+            that leaves a class without training images.
     """
     node = cfg.DATASET
     data: Dataset = DATASETS[node.TYPE].build(cfg)
@@ -102,6 +103,11 @@ def load_dataset(cfg: CN) -> Dataset:
         raise UserError(
             f"data set {data.name!r} has {data.num_classes} class; at least 2 are needed: "
             f"check DATASET.ROOT {node.ROOT!r}"
+        )
+    if node.CLASSES not in (0, data.num_classes):
+        raise UserError(
+            f"DATASET.CLASSES is {node.CLASSES} but data set {data.name!r} names "
+            f"{data.num_classes} classes; allowed: 0 (as the data say) or {data.num_classes}"
         )
 
     train = data.train
@@ -124,6 +130,18 @@ def load_dataset(cfg: CN) -> Dataset:
     mean = tuple(node.MEAN) or data.mean
     std = tuple(node.STD) or data.std
     return replace(data, train=train, test=test, mean=mean, std=std)
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Raises UserError where `what` needs more bytes than this machine has left: to be told is
+    better than to be killed.
+    """
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise UserError(
+            f"{what} needs {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
+            "left; keep smaller or fewer images (DATASET.ROOT)"
+        )
 
 
 def content_hash(*splits: Images) -> str:

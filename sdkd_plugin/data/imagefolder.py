@@ -1,5 +1,6 @@
 """Any data set as folders of image files: ROOT/train/<class>/* and ROOT/test/<class>/*."""
 
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,17 +13,18 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.data.dataset import Dataset, Images, shrink
+from sdkd_plugin.data.dataset import Dataset, Images, require_memory, shrink
 from sdkd_plugin.data.statistics import count_levels, mean_and_std
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.files import require_regular
 from sdkd_plugin.registry import DATASETS
 
 _EXPECTED = "DATASET.ROOT must hold train/<class>/<images> and test/<class>/<images>"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+# What a file may be, whatever its name ends in: PIL knows formats that run other programs.
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF")
 # modes of 8 bits a channel; PIL clips deeper ones to white instead of scaling them
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-# what PIL raises for broken files
-_DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @DATASETS.register("imagefolder")
@@ -37,7 +39,8 @@ def imagefolder(cfg: CN) -> Dataset:
 
     Raises:
         UserError: a folder is missing or has no images, train and test differ in classes, a file
-            cannot be decoded or is smaller than IMAGE_SIZE, or sizes differ without IMAGE_SIZE.
+            cannot be decoded or is smaller than IMAGE_SIZE, sizes differ without IMAGE_SIZE, or
+            the images are more than the memory holds.
     """
     root = Path(cfg.DATASET.ROOT)
     classes = _classes(root / "train")
@@ -87,7 +90,15 @@ def _read_split(folder: Path, classes: list[str], size: int, workers: int) -> tu
     """The split, and how often its files have each value of a pixel: [3, 256]."""
     per_class = [_files(folder / name) for name in classes]
     files = [file for group in per_class for file in group]
-    decoded = _decode_all(files, partial(_decode, size=size), workers, f"decoding {folder.name}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged metadata
+        # an image that PIL takes for a bomb is refused, not only warned of
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        decode = partial(_decode, size=size)
+        first, _ = decode(files[0])
+        # twice: as single images, and together
+        require_memory(2 * len(files) * first.nbytes, f"{str(folder)!r} decoded")
+        decoded = _decode_all(files, decode, workers, f"decoding {folder.name}")
 
     images = [image for image, _ in decoded]
     for file, image in zip(files, images, strict=True):
@@ -123,11 +134,12 @@ def _decode_all(
 def _decode(file: Path, size: int) -> tuple[Tensor, Tensor]:
     """[H, W, 3] uint8, shrunk to size x size unless that is 0; and its levels before, [3, 256]."""
     try:
-        with Image.open(file) as stored:
+        require_regular(file)
+        with Image.open(file, formats=_FORMATS) as stored:
             mode = stored.mode
             pixels = np.array(stored.convert("RGB"))
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # damaged bytes make PIL's decoders fail in every way there is
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"image {str(file)!r} cannot be decoded: {reason}; repair or remove the file"
         ) from error

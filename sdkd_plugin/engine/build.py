@@ -5,12 +5,14 @@ from pathlib import Path
 from torch import nn
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin import weights
 from sdkd_plugin.data.dataset import Dataset
+from sdkd_plugin.data.spec import DataSpec
 from sdkd_plugin.distillers.base import Distiller
+from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 from sdkd_plugin.randomness import torch_seeded
 from sdkd_plugin.registry import METHODS
-from sdkd_plugin.weights import load_weights
 
 
 def build_teacher(cfg: CN, num_classes: int, checkpoint: Path | None) -> nn.Module | None:
@@ -29,7 +31,7 @@ def build_teacher(cfg: CN, num_classes: int, checkpoint: Path | None) -> nn.Modu
         teacher = build_model(name, num_classes)
     if source == "checkpoint":
         assert checkpoint is not None
-        load_weights(teacher, checkpoint, name)
+        weights.load_weights(teacher, checkpoint, name)
         teacher.eval()
     return teacher
 
@@ -50,3 +52,26 @@ def build_distiller(cfg: CN, dataset: Dataset, teacher: nn.Module | None) -> Dis
     arguments = [len(dataset.train)] if method.needs_num_data else []
     with torch_seeded(cfg.SOLVER.SEED, "distiller", cfg.DISTILLER.TYPE):
         return method(student, teacher, cfg, *arguments)
+
+
+def check_teacher_data(checkpoint: Path, dataset: Dataset) -> None:
+    """Compares what a teacher's file says that it was trained on with the data here; prints a note
+    where it says nothing.
+
+    Raises:
+        UserError: they differ in classes, their order, image size or normalisation.
+    """
+    spec = DataSpec.in_file(weights.load(checkpoint), checkpoint)
+    if spec is None:
+        print(
+            f"note: {checkpoint} does not say which classes, image size, mean and std it was "
+            "trained with (files of this package do since 0.2.0), so they cannot be compared"
+        )
+        return
+    told = spec.difference(DataSpec.of(dataset))
+    if told:
+        raise UserError(
+            f"teacher {checkpoint} was trained on other data than {dataset.name!r}: {told}; give a "
+            "teacher of these data (DISTILLER.TEACHER_CKPT), or these data as the teacher knows "
+            "them: folders or an npz's array 'classes' name the classes"
+        )

@@ -1,5 +1,5 @@
-"""Student files: a bare student is {"model": state_dict} and a digest; any other network also says
-how to build it again.
+"""Student files: {"model": state_dict, "data": what it was trained on} and a digest; any network
+but a bare student also says how to build it again.
 """
 
 from typing import Any
@@ -10,6 +10,8 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin import weights
 from sdkd_plugin.config import check_method, default_config, flatten, set_value
+from sdkd_plugin.data.dataset import Dataset
+from sdkd_plugin.data.spec import DataSpec
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
@@ -20,21 +22,26 @@ from sdkd_plugin.renames import current_names
 ENTRY = {"method": str, "teacher": str, "student": str, "num_classes": int, "config": dict}
 
 
-def pack(distiller: Distiller, cfg: CN, num_classes: int) -> dict[str, Any]:
-    """What a student file holds: the deployed network's state and, unless a bare student takes that
-    state, its recipe.
+def pack(distiller: Distiller, cfg: CN, dataset: Dataset) -> dict[str, Any]:
+    """What a student file holds: the deployed network's state, what it was trained on and, unless a
+    bare student takes that state, its recipe.
     """
-    state = distiller.deployed().state_dict()
-    if shapes(state) == shapes(distiller.student.state_dict()):
-        return {"model": state}
+    file = pack_network(distiller.deployed(), dataset)
+    if shapes(file["model"]) == shapes(distiller.student.state_dict()):
+        return file
     node = cfg.DISTILLER
     recipe = {
         "method": node.TYPE,
         "teacher": node.TEACHER,
         "student": node.STUDENT,
-        "num_classes": num_classes,
+        "num_classes": dataset.num_classes,
     }
-    return {"model": state, "deploy": {**recipe, "config": yaml.safe_load(cfg[node.TYPE].dump())}}
+    return {**file, "deploy": {**recipe, "config": yaml.safe_load(cfg[node.TYPE].dump())}}
+
+
+def pack_network(network: nn.Module, dataset: Dataset) -> dict[str, Any]:
+    """What the file of a bare network holds: its state, and what it was trained on."""
+    return {"model": network.state_dict(), "data": DataSpec.of(dataset).entry()}
 
 
 def unpack(recipe: Any, path: str) -> nn.Module:

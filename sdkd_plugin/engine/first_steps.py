@@ -1,5 +1,6 @@
 """What the first steps of a run did, exactly, so that anyone can see later whether theirs do it."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ StepRecord = dict[str, str]
 
 def record_step(losses: Mapping[str, Tensor], student: nn.Module) -> StepRecord:
     """A step by its loss, every bit of it, and by the digest of the student's state after it."""
-    loss = sum((loss.item() for loss in losses.values()), 0.0)
+    loss = math.fsum(loss.item() for loss in losses.values())
     return {"loss": loss.hex(), "student": weights.digest(student.state_dict())}
 
 

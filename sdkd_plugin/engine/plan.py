@@ -9,8 +9,9 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, epoch_keys, flatten, scaled_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
+from sdkd_plugin.data.spec import describe_classes
 from sdkd_plugin.distillers.base import Distiller, Phase
-from sdkd_plugin.engine.build import build_distiller, build_teacher
+from sdkd_plugin.engine.build import build_distiller, build_teacher, check_teacher_data
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.threads import choose_threads, threads
 from sdkd_plugin.engine.trainer import Trainer
@@ -54,6 +55,8 @@ def make_plan(cfg: CN) -> Plan:
     warning = None
     try:
         checkpoint = teacher_path(cfg) if loads_teacher(cfg) else None
+        if checkpoint is not None:
+            check_teacher_data(checkpoint, dataset)
         teacher = build_teacher(cfg, dataset.num_classes, checkpoint)
     except MissingTeacherError as error:
         warning = str(error)
@@ -103,6 +106,7 @@ def show_run_plan(cfg: CN) -> None:
         f"data: {dataset.name}, {len(dataset.train)} training images, {len(dataset.test)} "
         f"{dataset.evaluates} images"
     )
+    print(describe_classes(dataset))
     for name, module in (("student", distiller.student), ("teacher", distiller.teacher)):
         if module is not None:
             print(f"parameters of the {name}: {sum(p.numel() for p in module.parameters()):,}")

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, epoch_keys, load_config, scaled_config
 from sdkd_plugin.data.batches import EvalBatches
 from sdkd_plugin.data.dataset import Dataset, load_dataset
+from sdkd_plugin.data.spec import chance, describe_classes
 from sdkd_plugin.distillers.base import Distiller
-from sdkd_plugin.engine.build import build_distiller, build_teacher
-from sdkd_plugin.engine.deploy import load_network
+from sdkd_plugin.engine.build import build_distiller, build_teacher, check_teacher_data
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import METRICS, describe, evaluate
 from sdkd_plugin.engine.memory import peak_memory
@@ -26,7 +25,6 @@ from sdkd_plugin.engine.recorder import Recorder
 from sdkd_plugin.engine.threads import choose_threads, threads
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.models import teacher_checkpoint
 from sdkd_plugin.runs.environment import describe_environment, uncommitted_diff
 from sdkd_plugin.runs.folder import RunFolder, recorded_threads
 from sdkd_plugin.runs.record import HEADLINE, Result
@@ -39,6 +37,8 @@ from sdkd_plugin.runs.teacher import (
 )
 
 Scores = Mapping[str, float]
+
+NEAR_CHANCE = 0.05  # of the way from chance to 100 %
 
 
 def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFolder:
@@ -88,6 +88,7 @@ def _train(cfg: CN, dataset: Dataset, folder: RunFolder) -> None:
     total = len(trainer.schedule)
     images = len(dataset.train)
     print(f"{folder.path}: {total} epochs, {done} of them done, {images} training images")
+    print(f"data: {describe_classes(dataset)}")
     say_phases(trainer, cfg)
     trainer.run(recorder)
     make_result(setup, trainer, recorder).write(folder.path)
@@ -153,10 +154,13 @@ def prepare(cfg: CN, dataset: Dataset, folder: RunFolder) -> Setup:
     device = accelerator.device
     environment = describe_environment(device)
 
+    if folder.teacher is not None:
+        check_teacher_data(folder.teacher, dataset)
     teacher = build_teacher(cfg, dataset.num_classes, folder.teacher)
     score = None
     if teacher is not None and folder.teacher is not None:
         score = score_teacher(teacher.to(device), cfg, dataset, device)
+        _warn_near_chance(score, dataset)
     distiller = build_distiller(scaled, dataset, teacher)
     return Setup(scaled, cfg, dataset, accelerator, distiller, score, environment)
 
@@ -235,6 +239,18 @@ def score_teacher(teacher: nn.Module, cfg: CN, dataset: Dataset, device: torch.d
     return scores
 
 
+def _warn_near_chance(scores: Scores, dataset: Dataset) -> None:
+    """Tells of a teacher that knows next to nothing of these images: other classes, another order
+    of them or another normalisation, where its file does not say so itself.
+    """
+    floor = chance(dataset.test)
+    if scores[HEADLINE] < floor + NEAR_CHANCE * (100 - floor):
+        print(
+            f"warning: the teacher's top-1 of {scores[HEADLINE]:.2f} is near chance ({floor:.2f}): "
+            "was it trained on these classes, in this order, at this image size and normalisation?"
+        )
+
+
 def make_result(setup: Setup, trainer: Trainer, recorder: Recorder) -> Result:
     """The record of a run that has trained all its epochs."""
     cfg = setup.given
@@ -275,25 +291,3 @@ def make_result(setup: Setup, trainer: Trainer, recorder: Recorder) -> Result:
         identity=recorder.folder.identity,
         environment=setup.environment,
     )
-
-
-def score_checkpoint(cfg: CN, path: str) -> Scores:
-    """Loads a network, prints its scores on the evaluation split and returns them.
-
-    Args:
-        cfg: DISTILLER.STUDENT names the model and may be empty if the file says what it holds;
-            DATASET names the images.
-        path: a student or teacher file, or "pretrain" for the published teacher's place.
-    """
-    name = cfg.DISTILLER.STUDENT
-    dataset = load_dataset(cfg)
-    file = teacher_checkpoint(name) if path == "pretrain" else path
-    name, model = load_network(file, name, dataset.num_classes)
-
-    device = make_accelerator(cfg).device
-    layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
-    model.to(device).to(memory_format=layout).eval()
-    batches = EvalBatches(dataset, cfg, device)
-    scores = evaluate(lambda image: model(image)[0], tqdm(batches, disable=None, leave=False))
-    print(f"{name} on {len(dataset.test)} {dataset.evaluates} images: {describe(scores)}")
-    return scores

@@ -17,7 +17,7 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.data.batches import Batch, EvalBatches, TrainBatches
 from sdkd_plugin.data.dataset import Dataset, hold_out
 from sdkd_plugin.distillers.base import Distiller, Phase
-from sdkd_plugin.engine.deploy import pack
+from sdkd_plugin.engine.deploy import pack, pack_network
 from sdkd_plugin.engine.evaluate import correct_within, evaluate
 from sdkd_plugin.engine.first_steps import FIRST, StepRecord, record_step
 from sdkd_plugin.engine.memory import keep_freed_memory
@@ -247,11 +247,11 @@ class Trainer:
         """What `Recorder.add` saves."""
         states = {
             "latest": {"model": self._trained(), "optimizer": self.optimizer.state_dict()},
-            "student": pack(self.method, self.cfg, self.dataset.num_classes),
+            "student": pack(self.method, self.cfg, self.dataset),
         }
         teacher = self.method.teacher
         if self.method.teacher_from == "scratch" and teacher is not None:
-            states["teacher"] = {"model": teacher.state_dict()}  # for DISTILLER.TEACHER_CKPT
+            states["teacher"] = pack_network(teacher, self.dataset)  # for DISTILLER.TEACHER_CKPT
         return states
 
     def resume(self, recorder: Recorder) -> None:

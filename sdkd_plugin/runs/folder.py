@@ -45,6 +45,7 @@ NOT_IDENTITY = (
     "DATASET.ROOT",
     "DATASET.DOWNLOAD",
     "DATASET.NUM_WORKERS",
+    "DATASET.CLASSES",
     "DATASET.TEST.",
     "DISTILLER.TEACHER_CKPT",
     "SOLVER.DEVICE",
@@ -94,7 +95,13 @@ def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str
 
 def data_identity(dataset: Dataset) -> dict[str, Any]:
     """What the data add to a run's identity: their content, and what normalises them, resolved."""
-    constants = {"DATASET.MEAN": list(dataset.mean), "DATASET.STD": list(dataset.std)}
+    constants: dict[str, Any] = {
+        "DATASET.MEAN": list(dataset.mean),
+        "DATASET.STD": list(dataset.std),
+    }
+    if dataset.num_classes != int(dataset.train.targets.max()) + 1:
+        # labels do not tell how many outputs the network has
+        constants["DATASET.CLASSES"] = dataset.num_classes
     return {**constants, "data": dataset.fingerprint}
 
 

@@ -1,5 +1,7 @@
 """Folders of image files: order, sizes, and every way they can be wrong."""
 
+import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdkd_plugin.data import dataset
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.errors import UserError
 
@@ -179,3 +182,57 @@ def test_one_class(root: Path, load: Callable) -> None:
     shutil.rmtree(root / "test" / "ant")
     with pytest.raises(UserError, match="'imagefolder' has 1 class; at least 2"):
         load()
+
+
+def encoded(kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (6, 6)).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["1.png", "3.png"])  # the first is looked at before the others
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_is_refused(root: Path, load: Callable, name: str) -> None:
+    (root / "train" / "bee" / name).unlink(missing_ok=True)
+    os.mkfifo(root / "train" / "bee" / name)
+    with pytest.raises(UserError, match=rf"{name}' cannot be decoded: .*it is no regular file"):
+        load()
+
+
+def test_a_program_for_another_interpreter_is_not_run(root: Path, load: Callable) -> None:
+    """PIL hands PostScript to Ghostscript, whatever the file is called."""
+    (root / "train" / "bee" / "1.png").write_bytes(encoded("EPS"))
+    with pytest.raises(UserError, match="bee/1.png' cannot be decoded: cannot identify image"):
+        load()
+
+
+def test_an_image_that_is_a_bomb_is_refused(
+    root: Path, load: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(root / "train" / "bee" / "3.png", 7, size=(9, 12))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 108 are warned of, 201 refused
+    with pytest.raises(UserError, match="bee/3.png' cannot be decoded: .* decompression bomb"):
+        load("DATASET.IMAGE_SIZE", 3)
+
+
+def test_more_images_than_the_memory_holds_are_not_decoded(
+    root: Path, load: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = type("Memory", (), {"available": 6 * 3 * 6 * 6 - 1})  # three images, twice
+    monkeypatch.setattr(dataset.psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(UserError, match="train' decoded needs 0.0 GiB of memory, 0.0 GiB are left"):
+        load()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "GIF"])
+def test_a_damaged_image_is_refused_or_read(root: Path, load: Callable, kind: str) -> None:
+    content, draw = encoded(kind), np.random.default_rng(0)
+    for _ in range(50):
+        damaged = bytearray(content)
+        for _ in range(draw.integers(1, 9)):
+            damaged[draw.integers(len(damaged))] = draw.integers(256)
+        (root / "train" / "bee" / "1.png").write_bytes(damaged)
+        try:
+            load("DATASET.NUM_WORKERS", 0)
+        except UserError as error:
+            assert "\n" not in str(error)

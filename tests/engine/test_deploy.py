@@ -9,7 +9,8 @@ from support.tiny import result, save_teacher, tiny_config
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.config import load_config
 from sdkd_plugin.engine.deploy import load_network
-from sdkd_plugin.engine.run import score_checkpoint, train
+from sdkd_plugin.engine.run import train
+from sdkd_plugin.engine.score import score_checkpoint
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 
@@ -71,18 +72,18 @@ def test_norms_wrn_student_describes_itself(folder):
 
 def test_norms_folded_resnet_is_a_bare_student(folder):
     path = run(folder, "NORM", "resnet14/resnet8")
-    assert saved(path).keys() == {"model"}
+    assert saved(path).keys() == {"model", "data"}
     assert score(path, "resnet8") == pytest.approx(result(path)["last"]["top1"])
     build_model("resnet8", 10).load_state_dict(saved(path)["model"])
 
 
-def test_bare_students_stay_exactly_model(folder):
-    assert saved(run(folder, "KD", "resnet14/resnet8")).keys() == {"model"}
+def test_bare_students_say_their_model_and_their_data_alone(folder):
+    assert saved(run(folder, "KD", "resnet14/resnet8")).keys() == {"model", "data"}
 
 
 def test_a_teacher_that_trained_along_is_a_teachers_checkpoint(folder):
     path = run(folder, "DML", "resnet14/resnet8")
-    assert saved(path).keys() == {"model"}
+    assert saved(path).keys() == {"model", "data"}
     _, peer = load_network(str(path / "teacher_latest"), "resnet14", 10)
     latest = torch.load(path / "latest", weights_only=True)["model"]
     assert all(
