@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sdkd_plugin import weights
@@ -18,8 +19,8 @@ StepRecord = dict[str, str]
 
 def record_step(losses: Mapping[str, Tensor], student: nn.Module) -> StepRecord:
     """A step by its loss, every bit of it, and by the digest of the student's state after it."""
-    loss = sum(loss.detach().double() for loss in losses.values())
-    return {"loss": loss.item().hex(), "student": weights.digest(student.state_dict())}
+    loss = torch.stack([loss.detach().double() for loss in losses.values()]).sum()
+    return {"loss": float(loss).hex(), "student": weights.digest(student.state_dict())}
 
 
 def read_first_steps(folder: Path) -> list[StepRecord]:

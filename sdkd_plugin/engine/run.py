@@ -61,7 +61,7 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
             return folder
 
         try:
-            with threads(_thread_count(cfg, folder)):
+            with threads(thread_count(cfg, folder)):
                 _train(cfg, dataset, folder)
         finally:
             folder.clear()  # a signal may come at the worst moment
@@ -71,18 +71,18 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
 def _train(cfg: CN, dataset: Dataset, folder: RunFolder) -> None:
     """Trains what is left of a run, in its locked folder, and writes its record."""
     setup = prepare(cfg, dataset, folder)
-    recorder = Recorder(folder, cfg.LOG.SAVE_CHECKPOINT_FREQ)
-    trainer = Trainer(setup.cfg, setup.distiller, dataset, setup.accelerator)
-    trainer.resume(recorder)
-    if not recorder.history:
-        folder.begin(cfg, setup.environment, uncommitted_diff())
-
-    done = len(recorder.history)
-    total = len(trainer.schedule)
-    images = len(dataset.train)
-    print(f"{folder.path}: {total} epochs, {done} of them done, {images} training images")
+    trainer, recorder = start(setup, folder)
+    say_start(folder, trainer, recorder)
     trainer.run(recorder)
     make_result(setup, trainer, recorder).write(folder.path)
+
+
+def say_start(folder: RunFolder, trainer: Trainer, recorder: Recorder) -> None:
+    """What is about to be trained, and where."""
+    done = len(recorder.history)
+    total = len(trainer.schedule)
+    images = len(trainer.dataset.train)
+    print(f"{folder.path}: {total} epochs, {done} of them done, {images} training images")
 
 
 def _say_neighbour(folder: RunFolder) -> None:
@@ -96,7 +96,7 @@ def _say_neighbour(folder: RunFolder) -> None:
         )
 
 
-def _thread_count(cfg: CN, folder: RunFolder) -> int:
+def thread_count(cfg: CN, folder: RunFolder) -> int:
     """The run's thread count; says so where it is not what this process would take."""
     count = choose_threads(cfg.SOLVER.THREADS, recorded_threads(folder.path))
     own = cfg.SOLVER.THREADS or torch.get_num_threads()
@@ -125,19 +125,52 @@ class Setup:
     environment: dict[str, Any]
 
 
-def prepare(cfg: CN, dataset: Dataset, folder: RunFolder) -> Setup:
-    """Teacher, device, scaled config and the method around them; a loaded teacher is measured."""
+@dataclass(frozen=True)
+class LoadedTeacher:
+    """A trained teacher on its device, in eval mode, and what it scores there."""
+
+    network: nn.Module
+    scores: Scores
+
+
+def prepare(
+    cfg: CN, dataset: Dataset, folder: RunFolder, loaded: LoadedTeacher | None = None
+) -> Setup:
+    """Teacher, device, scaled config and the method around them.
+
+    Args:
+        loaded: the teacher of the folder's file, where somebody has loaded it already.
+    """
     scaled = scaled_config(cfg)
     accelerator = make_accelerator(cfg)
-    device = accelerator.device
-    environment = describe_environment(device)
+    environment = describe_environment(accelerator.device)
 
-    teacher = build_teacher(cfg, dataset.num_classes, folder.teacher)
-    score = None
-    if teacher is not None and folder.teacher is not None:
-        score = score_teacher(teacher.to(device), cfg, dataset, device)
+    if folder.teacher is None:
+        teacher, scores = build_teacher(cfg, dataset.num_classes, None), None
+    else:
+        loaded = loaded or load_teacher(cfg, dataset, folder, accelerator.device)
+        teacher, scores = loaded.network, loaded.scores
     distiller = build_distiller(scaled, dataset, teacher)
-    return Setup(scaled, cfg, dataset, accelerator, distiller, score, environment)
+    return Setup(scaled, cfg, dataset, accelerator, distiller, scores, environment)
+
+
+def load_teacher(
+    cfg: CN, dataset: Dataset, folder: RunFolder, device: torch.device
+) -> LoadedTeacher:
+    """Loads the teacher that the folder's run names, and measures it."""
+    network = build_teacher(cfg, dataset.num_classes, folder.teacher)
+    assert network is not None
+    return LoadedTeacher(network.to(device), score_teacher(network, cfg, dataset, device))
+
+
+def start(setup: Setup, folder: RunFolder) -> tuple[Trainer, Recorder]:
+    """A run at its beginning, which the folder then knows of, or after its last complete epoch."""
+    recorder = Recorder(folder, setup.given.LOG.SAVE_CHECKPOINT_FREQ)
+    trainer = Trainer(setup.cfg, setup.distiller, setup.dataset, setup.accelerator)
+    trainer.resume(recorder)
+    if not recorder.history:
+        folder.begin(setup.given, setup.environment, uncommitted_diff())
+    return trainer, recorder
 
 
 def with_trained_teacher(cfg: CN, resume: bool) -> CN:
@@ -226,6 +259,7 @@ def make_result(setup: Setup, trainer: Trainer, recorder: Recorder) -> Result:
         wall_seconds=train_seconds + sum(row.get("test_seconds", 0) for row in history),
         images_per_second=len(dataset.train) * len(history) / train_seconds,
         peak_memory_mib=peak_memory(trainer.device) / 2**20,
+        group_size=max(row.get("group_size", 1) for row in history),
         deployed_parameters=sum(p.numel() for p in method.deployed().parameters()),
         extra_parameters=method.get_extra_parameters(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

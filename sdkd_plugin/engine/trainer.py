@@ -68,17 +68,28 @@ class Trainer:
     def run(self, recorder: Recorder) -> None:
         """Trains the epochs that the recorder's history does not hold yet."""
         for phase, epoch in self.schedule[len(recorder.history) :]:
-            running = self.begin(phase, epoch)
+            self.reach(phase)
             began = time.perf_counter()
-            title = f"{phase.name} {epoch}"
-            batches = self.train_batches.epoch(epoch)
-            bar = tqdm(batches, title, len(self.train_batches), leave=False, disable=None)
-            for batch in bar:
-                self.take(running, batch)
-                if running.steps % 20 == 0 and not bar.disable:
-                    bar.set_postfix(running.means("train_loss", "train_top1"))
+            running = self.train_epoch(epoch)
             self.end(running, recorder, time.perf_counter() - began)
         recorder.close()
+
+    def train_epoch(self, epoch: int) -> RunningEpoch:
+        """Takes all steps of an epoch, 1-based within the phase."""
+        running = self.begin(epoch)
+        title = f"{self.phase.name} {epoch}"
+        batches = self.train_batches.epoch(epoch)
+        bar = tqdm(batches, title, len(self.train_batches), leave=False, disable=None)
+        for batch in bar:
+            self.take(running, batch)
+            if running.steps % 20 == 0 and not bar.disable:
+                bar.set_postfix(running.means("train_loss", "train_top1"))
+        return running
+
+    def reach(self, phase: Phase) -> None:
+        """Begins a phase, unless it goes on."""
+        if self.method.phase != phase:
+            self.enter(phase, begin=True)
 
     def enter(self, phase: Phase, begin: bool) -> None:
         """Sets up a phase's trainable parameters, batches and optimiser; `begin` is False when
@@ -112,10 +123,9 @@ class Trainer:
         )
         self.optimizer = self.accelerator.prepare(optimizer)
 
-    def begin(self, phase: Phase, epoch: int) -> RunningEpoch:
-        """Starts an epoch, 1-based within the phase, which is entered first if it is a new one."""
-        if self.method.phase != phase:
-            self.enter(phase, begin=True)
+    def begin(self, epoch: int) -> RunningEpoch:
+        """Starts an epoch of the phase."""
+        phase = self.phase
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(epoch) * group["lr_factor"]
         self.distiller.train()

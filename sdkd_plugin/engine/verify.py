@@ -82,7 +82,8 @@ def _make_trainer(cfg: CN, dataset: Dataset, run: RunFolder) -> Trainer:
 
 def _repeat(trainer: Trainer, steps: int) -> list[StepRecord]:
     phase, epoch = trainer.schedule[0]
-    running = trainer.begin(phase, epoch)
+    trainer.reach(phase)
+    running = trainer.begin(epoch)
     for batch in itertools.islice(trainer.train_batches.epoch(epoch), steps):
         trainer.take(running, batch)
     return running.first_steps

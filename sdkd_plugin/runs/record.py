@@ -32,6 +32,7 @@ KINDS = {
     "epochs": int,
     "best_epoch": int,
     "evaluates": str,
+    "group_size": int,
 }
 
 
@@ -87,6 +88,8 @@ class Result:
         config: the config tree that decided the result.
         identity: the same flat, data and teacher by content; see `runs.folder`.
         environment: command, commit, versions, device; see `runs.environment`.
+        group_size: how many runs were trained together, at most; above 1 the seconds are this
+            run's share of what was done for all, and the memory is that of all.
     """
 
     method: str
@@ -112,6 +115,7 @@ class Result:
     config: Mapping[str, Any]
     identity: Mapping[str, Any]
     environment: Mapping[str, Any]
+    group_size: int = field(default=1)
     schema: int = field(default=SCHEMA)
 
     def write(self, folder: Path) -> None:
@@ -146,6 +150,7 @@ class Result:
             )
 
         names = {each.name for each in fields(cls)}
+        value = {"group_size": 1, **value}  # which versions without groups did not write
         lacking = sorted(names - value.keys() - set(COSTS))
         foreign = sorted(value.keys() - names)
         if lacking or foreign:
