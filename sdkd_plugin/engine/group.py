@@ -24,8 +24,6 @@ from sdkd_plugin.runs.folder import RunFolder
 
 # a run's place in what was asked for, and why it failed in one line, or None
 Outcome = tuple[int, str | None]
-SharedTeacher = tuple[run.LoadedTeacher | None, OncePerBatch | None]
-NOBODY: SharedTeacher = (None, None)  # of a method that trains its teacher, or has none
 
 
 class Member:
@@ -135,15 +133,23 @@ class Group:
             self.outcomes.append((number, None))
             return
 
-        teacher = folder.identity["teacher"]
-        if teacher is not None and teacher not in self.teachers:
-            loaded = run.load_teacher(cfg, self.dataset, folder, self.device)
-            self.teachers[teacher] = (loaded, OncePerBatch(loaded.network))
-        loaded, shared = self.teachers.get(teacher, NOBODY)
+        loaded, shared = self._teacher(cfg, folder)
         setup = run.prepare(cfg, self.dataset, folder, loaded)
         member = Member(number, folder, setup, shared)
         run.say_start(folder, member.trainer, member.recorder)
         self.members.append(member)
+
+    def _teacher(
+        self, cfg: CN, folder: RunFolder
+    ) -> tuple[run.LoadedTeacher | None, OncePerBatch | None]:
+        """The trained teacher of a run, loaded once for all; none for a method without."""
+        digest = folder.identity["teacher"]
+        if digest is None:
+            return None, None
+        if digest not in self.teachers:
+            loaded = run.load_teacher(cfg, self.dataset, folder, self.device)
+            self.teachers[digest] = (loaded, OncePerBatch(loaded.network))
+        return self.teachers[digest]
 
     @property
     def memory(self) -> int:
