@@ -110,6 +110,12 @@ def _sweep(options: argparse.Namespace) -> None:
     run_sweep(chosen)
 
 
+def _together(options: argparse.Namespace) -> None:
+    from sdkd_plugin.sweep.together import train_group
+
+    train_group(Path(options.file), options.size, options.processes)
+
+
 def _link(options: argparse.Namespace) -> None:
     from sdkd_plugin.upstream.link import link
 
@@ -146,6 +152,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "verify": _verify,
     "table": _table,
     "sweep": _sweep,
+    "together": _together,
     "demo": _demo,
     "link": _link,
     "unlink": _unlink,

@@ -189,6 +189,23 @@ def _add_sweeps(commands: argparse._SubParsersAction) -> None:
         "opts", nargs="*", metavar="KEY VALUE", help="overrides for every run, right after the file"
     )
 
+    together = commands.add_parser(
+        "together", help="train the runs of a group file in lockstep; a sweep calls this"
+    )
+    together.add_argument("file", metavar="GROUP.json", help="as sweep --commands writes it")
+    together.add_argument(
+        "--size",
+        type=int,
+        default=0,
+        help="runs at a time (default: what half of the memory holds)",
+    )
+    together.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="how many do this here at once and share the memory (default: 1)",
+    )
+
     demo = commands.add_parser(
         "demo", help="train and compare five methods on handwritten digits in a few minutes"
     )
