@@ -17,6 +17,7 @@ from sdkd_plugin.signals import end_with_stdin, exit_code, interruptible, signal
 # How to go on after an interruption; the other commands leave nothing half done.
 GO_ON = {
     "train": ": the last complete epoch is saved; add --resume to go on",
+    "together": ": each run's last complete epoch is saved; give the same command to go on",
     "sweep": ": each run's last complete epoch is saved; give the same command to go on",
     "demo": ": the last complete epoch is saved; give the same command to go on",
 }
@@ -136,10 +137,20 @@ def _sweep(options: argparse.Namespace) -> None:
         jobs=options.jobs,
         executor=options.executor,
         address=options.address,
+        lockstep=options.lockstep,
+        lockstep_size=options.lockstep_size,
         plan_only=options.plan,
         commands_only=options.commands,
     )
     run_sweep(chosen)
+
+
+def _together(options: argparse.Namespace) -> None:
+    from sdkd_plugin.sweep.together import train_group
+
+    if options.end_with_stdin:
+        end_with_stdin()
+    train_group(Path(options.file), options.size, options.processes)
 
 
 def _link(options: argparse.Namespace) -> None:
@@ -178,6 +189,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "verify": _verify,
     "table": _table,
     "sweep": _sweep,
+    "together": _together,
     "demo": _demo,
     "link": _link,
     "unlink": _unlink,

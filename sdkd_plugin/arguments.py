@@ -195,6 +195,20 @@ def _add_sweeps(commands: argparse._SubParsersAction) -> None:
         choices=("local", "ray"),
         help="where the runs go (default: local)",
     )
+    sweep.add_argument(
+        "--lockstep",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train runs of one teacher and seed together, each batch's teacher pass made once; "
+        "the same bits (default: yes, where the executor is local)",
+    )
+    sweep.add_argument(
+        "--lockstep-size",
+        type=int,
+        default=0,
+        metavar="N",
+        help="runs in a group at most (default: as many as half of the memory holds)",
+    )
     sweep.add_argument("--address", help="of a running Ray cluster; default: one on this machine")
     sweep.add_argument("--plan", action="store_true", help="show runs, hours and disk, and stop")
     sweep.add_argument(
@@ -204,6 +218,24 @@ def _add_sweeps(commands: argparse._SubParsersAction) -> None:
     )
     sweep.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="overrides for every run, after the file"
+    )
+
+    together = commands.add_parser(
+        "together", help="train the runs of a group file in lockstep; a sweep calls this"
+    )
+    together.add_argument("file", metavar="GROUP.json", help="as a sweep writes it")
+    together.add_argument("--end-with-stdin", action="store_true", help="as of train")
+    together.add_argument(
+        "--size",
+        type=int,
+        default=0,
+        help="runs at a time (default: what half of the memory holds)",
+    )
+    together.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="how many do this here at once and share the memory (default: 1)",
     )
 
     demo = commands.add_parser(

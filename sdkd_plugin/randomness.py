@@ -35,3 +35,21 @@ def torch_seeded(seed: int, *key: object) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(_digest(seed, key)[:8], "little") >> 1)
         yield
+
+
+class TorchStream:
+    """A stream of torch's CPU generator that depends on (seed, *key) alone and goes on where it
+    was left, whoever draws in between; `with stream:` draws from it.
+    """
+
+    def __init__(self, seed: int, *key: object):
+        with torch_seeded(seed, *key):
+            self._inside = torch.get_rng_state()
+
+    def __enter__(self) -> None:
+        self._outside = torch.get_rng_state()
+        torch.set_rng_state(self._inside)
+
+    def __exit__(self, *error: object) -> None:
+        self._inside = torch.get_rng_state()
+        torch.set_rng_state(self._outside)

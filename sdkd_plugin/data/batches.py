@@ -4,7 +4,7 @@ They have no state, so any epoch can be had at any time, on any rank.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -94,15 +94,22 @@ class TrainBatches:
             start = number * self.batch_size
             everyone = table.order[start : start + self.batch_size]  # all ranks' images
             index = everyone[self.rank :: self.world_size]
-            target = self.targets[index]
+            batch = Batch(self._image(index, table), self.targets[index], index, None)
+            yield self.with_negatives(batch, len(everyone), epoch, number)
 
-            contrastive = None
-            if self.negatives:
-                draws = self.negatives.draw(len(everyone), self.seed, epoch, number)
-                own = draws[self.rank :: self.world_size]
-                contrastive = self.negatives.contrastive_index(index, target, own)
+    def with_negatives(self, batch: Batch, count: int, epoch: int, number: int) -> Batch:
+        """This rank's batch with the negatives that were asked for; the same where none were.
 
-            yield Batch(self._image(index, table), target, index, contrastive)
+        Args:
+            count: images in the batches of all ranks together.
+            number: of the batch in its epoch, from 0.
+        """
+        if self.negatives is None:
+            return batch
+        draws = self.negatives.draw(count, self.seed, epoch, number)
+        own = draws[self.rank :: self.world_size]
+        index = self.negatives.contrastive_index(batch.index, batch.target, own)
+        return replace(batch, contrastive_index=index)
 
     def _image(self, index: Tensor, table: EpochTable) -> Tensor:
         images = self.images.index_select(0, index)

@@ -37,6 +37,7 @@ class Recorder:
     def __init__(self, folder: RunFolder, save_freq: int):
         self.folder = folder
         self.save_freq = save_freq
+        self.label = ""  # before each line on the terminal, where several runs speak
         self.history: list[Row] = []
         self.events: EventsWriter | None = None
 
@@ -152,7 +153,7 @@ class Recorder:
 
         score = f"test top-1 {row['test_top1']:.2f}  " if "test_top1" in row else ""
         tqdm.write(
-            f"{row['phase']} {row['epoch']}/{phase.epochs}  lr {row['lr']:.4g}  "
+            f"{self.label}{row['phase']} {row['epoch']}/{phase.epochs}  lr {row['lr']:.4g}  "
             f"loss {row['train_loss']:.4f}  train top-1 {row['train_top1']:.2f}  {score}"
             f"{row['images_per_second']:.0f} images/s"
         )

@@ -1,32 +1,26 @@
 """From a config to a finished run: data, folder, networks, training, record."""
 
-import math
 import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import nn
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import active_config, epoch_keys, load_config, scaled_config
-from sdkd_plugin.data.batches import EvalBatches
+from sdkd_plugin.config import active_config, load_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
-from sdkd_plugin.data.spec import chance, describe_classes
-from sdkd_plugin.distillers.base import Distiller
-from sdkd_plugin.engine.build import build_distiller, build_teacher, check_teacher_data
-from sdkd_plugin.engine.device import make_accelerator
-from sdkd_plugin.engine.evaluate import METRICS, describe, evaluate
+from sdkd_plugin.engine.evaluate import METRICS
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.recorder import Recorder
-from sdkd_plugin.engine.threads import choose_threads, threads
+from sdkd_plugin.engine.setup import (
+    Setup,
+    prepare,
+    say_start,
+    score_teacher,
+    start,
+    thread_count,
+)
+from sdkd_plugin.engine.threads import threads
 from sdkd_plugin.engine.trainer import Trainer
-from sdkd_plugin.errors import UserError
-from sdkd_plugin.runs.environment import describe_environment, uncommitted_diff
-from sdkd_plugin.runs.folder import RunFolder, recorded_threads
+from sdkd_plugin.runs.folder import RunFolder
 from sdkd_plugin.runs.record import HEADLINE, Result
 from sdkd_plugin.runs.teacher import (
     MissingTeacherError,
@@ -35,10 +29,6 @@ from sdkd_plugin.runs.teacher import (
     teacher_path,
     vanilla_file,
 )
-
-Scores = Mapping[str, float]
-
-NEAR_CHANCE = 0.05  # of the way from chance to 100 %
 
 
 def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFolder:
@@ -68,7 +58,7 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
             return folder
 
         try:
-            with threads(_thread_count(cfg, folder)):
+            with threads(thread_count(cfg, folder)):
                 _train(cfg, dataset, folder)
         finally:
             folder.clear()  # a signal may come at the worst moment
@@ -78,18 +68,8 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
 def _train(cfg: CN, dataset: Dataset, folder: RunFolder) -> None:
     """Trains what is left of a run, in its locked folder, and writes its record."""
     setup = prepare(cfg, dataset, folder)
-    recorder = Recorder(folder, cfg.LOG.SAVE_CHECKPOINT_FREQ)
-    trainer = Trainer(setup.cfg, setup.distiller, dataset, setup.accelerator)
-    trainer.resume(recorder)
-    if not recorder.history:
-        folder.begin(cfg, setup.environment, uncommitted_diff())
-
-    done = len(recorder.history)
-    total = len(trainer.schedule)
-    images = len(dataset.train)
-    print(f"{folder.path}: {total} epochs, {done} of them done, {images} training images")
-    print(f"data: {describe_classes(dataset)}")
-    say_phases(trainer, cfg)
+    trainer, recorder = start(setup, folder)
+    say_start(trainer, recorder)
     trainer.run(recorder)
     make_result(setup, trainer, recorder).write(folder.path)
 
@@ -103,66 +83,6 @@ def _say_neighbour(folder: RunFolder) -> None:
             f"no unfinished run of this config; {path} differs in {difference}, which is another "
             "run: starting at epoch 1"
         )
-
-
-def _thread_count(cfg: CN, folder: RunFolder) -> int:
-    """The run's thread count; says so where it is not what this process would take."""
-    count = choose_threads(cfg.SOLVER.THREADS, recorded_threads(folder.path))
-    own = cfg.SOLVER.THREADS or torch.get_num_threads()
-    if count != own:
-        print(f"{folder.path} began with {count} threads and goes on with them, not with {own}")
-    return count
-
-
-def say_phases(trainer: Trainer, cfg: CN) -> None:
-    """Says it where a run has more epochs than SOLVER.EPOCHS, whose phases are counted apart."""
-    phases = Counter(phase.name for phase, _ in trainer.schedule)
-    if sum(phases.values()) == cfg.SOLVER.EPOCHS:
-        return
-    counted = " + ".join(f"{epochs} {name!r}" for name, epochs in phases.items())
-    keys = ", ".join(key for key in epoch_keys(cfg) if not key.startswith("SOLVER."))
-    hint = ""
-    if keys and not cfg.SOLVER.SCHEDULE_EPOCHS:
-        hint = f"; with SOLVER.SCHEDULE_EPOCHS, such as 240, {keys} scales along with SOLVER.EPOCHS"
-    print(f"SOLVER.EPOCHS is {cfg.SOLVER.EPOCHS}, but {cfg.DISTILLER.TYPE} trains {counted}{hint}")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run is made of, each part made once.
-
-    Args:
-        cfg: scaled to the run's epochs.
-        given: the config as it was given, unscaled.
-        teacher_score: of a teacher that was loaded; None otherwise.
-        environment: as it is when the run starts or goes on.
-    """
-
-    cfg: CN
-    given: CN
-    dataset: Dataset
-    accelerator: Accelerator
-    distiller: Distiller
-    teacher_score: Scores | None
-    environment: dict[str, Any]
-
-
-def prepare(cfg: CN, dataset: Dataset, folder: RunFolder) -> Setup:
-    """Teacher, device, scaled config and the method around them; a loaded teacher is measured."""
-    scaled = scaled_config(cfg)
-    accelerator = make_accelerator(cfg)
-    device = accelerator.device
-    environment = describe_environment(device)
-
-    if folder.teacher is not None:
-        check_teacher_data(folder.teacher, dataset)
-    teacher = build_teacher(cfg, dataset.num_classes, folder.teacher)
-    score = None
-    if teacher is not None and folder.teacher is not None:
-        score = score_teacher(teacher.to(device), cfg, dataset, device)
-        _warn_near_chance(score, dataset)
-    distiller = build_distiller(scaled, dataset, teacher)
-    return Setup(scaled, cfg, dataset, accelerator, distiller, score, environment)
 
 
 def with_trained_teacher(cfg: CN, resume: bool) -> CN:
@@ -221,36 +141,6 @@ def teacher_config(cfg: CN) -> CN:
     return teacher_cfg
 
 
-def score_teacher(teacher: nn.Module, cfg: CN, dataset: Dataset, device: torch.device) -> Scores:
-    """Measures and prints what the teacher really knows; a wrong checkpoint shows here, not in the
-    student's number.
-
-    Raises:
-        UserError: its logits are NaN or infinite.
-    """
-    scores = evaluate(lambda image: teacher(image)[0], EvalBatches(dataset, cfg, device))
-    name = cfg.DISTILLER.TEACHER
-    if not math.isfinite(scores["loss"]):
-        raise UserError(
-            f"teacher {name} cannot teach: its weights are finite, but its loss on the "
-            f"{dataset.evaluates} images is {scores['loss']}; give another DISTILLER.TEACHER_CKPT"
-        )
-    print(f"teacher {name}: on the {dataset.evaluates} images: {describe(scores)}")
-    return scores
-
-
-def _warn_near_chance(scores: Scores, dataset: Dataset) -> None:
-    """Tells of a teacher that knows next to nothing of these images: other classes, another order
-    of them or another normalisation, where its file does not say so itself.
-    """
-    floor = chance(dataset.test)
-    if scores[HEADLINE] < floor + NEAR_CHANCE * (100 - floor):
-        print(
-            f"warning: the teacher's top-1 of {scores[HEADLINE]:.2f} is near chance ({floor:.2f}): "
-            "was it trained on these classes, in this order, at this image size and normalisation?"
-        )
-
-
 def make_result(setup: Setup, trainer: Trainer, recorder: Recorder) -> Result:
     """The record of a run that has trained all its epochs."""
     cfg = setup.given
@@ -284,6 +174,7 @@ def make_result(setup: Setup, trainer: Trainer, recorder: Recorder) -> Result:
         wall_seconds=train_seconds + sum(row.get("test_seconds", 0) for row in history),
         images_per_second=len(dataset.train) * len(history) / train_seconds,
         peak_memory_mib=peak_memory(trainer.device) / 2**20,
+        group_size=max(row.get("group_size", 1) for row in history),
         deployed_parameters=sum(p.numel() for p in method.deployed().parameters()),
         extra_parameters=method.get_extra_parameters(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

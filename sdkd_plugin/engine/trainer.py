@@ -3,7 +3,6 @@
 import itertools
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,13 +17,14 @@ from sdkd_plugin.data.batches import Batch, EvalBatches, TrainBatches
 from sdkd_plugin.data.dataset import Dataset, hold_out
 from sdkd_plugin.distillers.base import Distiller, Phase
 from sdkd_plugin.engine.deploy import pack, pack_network
-from sdkd_plugin.engine.evaluate import correct_within, evaluate
-from sdkd_plugin.engine.first_steps import FIRST, StepRecord, record_step
+from sdkd_plugin.engine.evaluate import evaluate
+from sdkd_plugin.engine.first_steps import FIRST, record_step
 from sdkd_plugin.engine.memory import keep_freed_memory
 from sdkd_plugin.engine.recorder import Recorder
 from sdkd_plugin.engine.restore import history_fault, model_fault, optimizer_fault
+from sdkd_plugin.engine.running import RunningEpoch
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.randomness import torch_seeded
+from sdkd_plugin.randomness import TorchStream, torch_seeded
 
 
 def learning_rate(cfg: CN, epoch: int) -> float:
@@ -68,16 +68,28 @@ class Trainer:
     def run(self, recorder: Recorder) -> None:
         """Trains the epochs that the recorder's history does not hold yet."""
         for phase, epoch in self.schedule[len(recorder.history) :]:
-            if self.method.phase != phase:
-                self.enter(phase, begin=True)
-            first: list[StepRecord] | None = None if recorder.history else []
-            row = {"phase": phase.name, "epoch": epoch, **self.train_epoch(epoch, first)}
-            if first is not None:
-                recorder.folder.write_first_steps(first)
-            if phase.scores:
-                row |= self.evaluate(epoch)
-            recorder.add(row, phase, self.states())
+            self.reach(phase)
+            began = time.perf_counter()
+            running = self.train_epoch(epoch)
+            self.end(running, recorder, time.perf_counter() - began)
         recorder.close()
+
+    def train_epoch(self, epoch: int) -> RunningEpoch:
+        """Takes all steps of an epoch, 1-based within the phase."""
+        running = self.begin(epoch)
+        title = f"{self.phase.name} {epoch}"
+        batches = self.train_batches.epoch(epoch)
+        bar = tqdm(batches, title, len(self.train_batches), leave=False, disable=None)
+        for batch in bar:
+            self.take(running, batch)
+            if running.steps % 20 == 0 and not bar.disable:
+                bar.set_postfix(running.means("train_loss", "train_top1"))
+        return running
+
+    def reach(self, phase: Phase) -> None:
+        """Begins a phase, unless it goes on."""
+        if self.method.phase != phase:
+            self.enter(phase, begin=True)
 
     def enter(self, phase: Phase, begin: bool) -> None:
         """Sets up a phase's trainable parameters, batches and optimiser; `begin` is False when
@@ -111,54 +123,46 @@ class Trainer:
         )
         self.optimizer = self.accelerator.prepare(optimizer)
 
-    def train_epoch(self, epoch: int, first: list[StepRecord] | None = None) -> dict[str, float]:
-        """One pass over the training set; returns lr, the means per image of every loss and term,
-        and the time.
+    def begin(self, epoch: int) -> RunningEpoch:
+        """Starts an epoch of the phase."""
+        phase = self.phase
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(epoch) * group["lr_factor"]
+        self.distiller.train()
+        # for methods that draw in their step
+        stream = TorchStream(self.cfg.SOLVER.SEED, phase.name, epoch)
+        return RunningEpoch(phase, epoch, stream, self.validation(epoch), self.device)
+
+    def take(self, running: RunningEpoch, batch: Batch) -> None:
+        """Trains the epoch's next step on this batch."""
+        held_out = next(running.validation)
+        with running.stream:
+            logits, losses = self.step(batch, running.epoch, running.steps + 1, held_out)
+        running.add(batch.target, logits, losses, self.method.terms)
+        if running.steps <= FIRST and (running.phase, running.epoch) == self.schedule[0]:
+            running.first_steps.append(record_step(losses, self.method.student))
+
+    def end(
+        self, running: RunningEpoch, recorder: Recorder, seconds: float, group_size: int = 1
+    ) -> None:
+        """Scores the epoch whose steps are all taken, and records it.
 
         Args:
-            first: gets the records of the first steps.
+            seconds: its training took.
+            group_size: how many runs were trained together.
         """
-        totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        count = 0
-        began = time.perf_counter()
-        title = f"{self.phase.name} {epoch}"
-        steps = self.steps(epoch)
-        bar = tqdm(steps, title, len(self.train_batches), leave=False, disable=None)
-        for step, (batch, logits, losses) in enumerate(bar, start=1):
-            n = len(batch.target)
-            count += n
-            totals["train_loss"] += n * sum(loss.detach() for loss in losses.values())
-            totals["train_top1"] += 100 * correct_within(logits.detach(), batch.target, 1)
-            for name, term in {**losses, **self.method.terms}.items():
-                totals[name] += n * term.detach()
-            if first is not None and step <= FIRST:
-                first.append(record_step(losses, self.method.student))
-            if step % 20 == 0 and not bar.disable:
-                shown = ("train_loss", "train_top1")
-                bar.set_postfix({name: totals[name].item() / count for name in shown})
-
-        means = {name: total.item() / count for name, total in totals.items()}
-        seconds = time.perf_counter() - began
-        rates = {"lr": self.rate(epoch), **means}
-        return {**rates, "train_seconds": seconds, "images_per_second": count / seconds}
+        if running.first_steps:
+            recorder.folder.write_first_steps(running.first_steps)
+        trained = running.row(self.rate(running.epoch), seconds, group_size)
+        row = {"phase": running.phase.name, "epoch": running.epoch, **trained}
+        if running.phase.scores:
+            row |= self.evaluate(running.epoch)
+        recorder.add(row, running.phase, self.states())
 
     def rate(self, epoch: int) -> float:
         """The learning rate in this epoch of the phase, before any group's own factor."""
         phase = self.phase
         return learning_rate(self.cfg, epoch) if phase.lr is None else phase.lr
-
-    def steps(self, epoch: int) -> Iterator[tuple[Batch, Tensor, dict[str, Tensor]]]:
-        """The optimiser steps of an epoch of the phase, each made when it is asked for: the batch,
-        the student's logits and the weighted losses.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(epoch) * group["lr_factor"]
-        self.distiller.train()
-        validation = self.validation(epoch)
-        # for methods that draw in their step
-        with torch_seeded(self.cfg.SOLVER.SEED, self.phase.name, epoch):
-            for step, batch in enumerate(self.train_batches.epoch(epoch), start=1):
-                yield batch, *self.step(batch, epoch, step, next(validation))
 
     def validation(self, epoch: int) -> Iterator[Batch | None]:
         """Endless batches of the images that the phase holds out, in a new order each time round;

@@ -12,7 +12,7 @@ from sdkd_plugin.config import flatten, load_config, scaled_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.engine.build import build_distiller, build_teacher
 from sdkd_plugin.engine.device import make_accelerator
-from sdkd_plugin.engine.first_steps import StepRecord, read_first_steps, record_step
+from sdkd_plugin.engine.first_steps import StepRecord, read_first_steps
 from sdkd_plugin.engine.threads import threads
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
@@ -75,10 +75,11 @@ def _make_trainer(cfg: CN, dataset: Dataset, run: RunFolder) -> Trainer:
 
 def _repeat(trainer: Trainer, steps: int) -> list[StepRecord]:
     phase, epoch = trainer.schedule[0]
-    trainer.enter(phase, begin=True)
-    student = trainer.method.student
-    taken = itertools.islice(trainer.steps(epoch), steps)
-    return [record_step(losses, student) for _, _, losses in taken]
+    trainer.reach(phase)
+    running = trainer.begin(epoch)
+    for batch in itertools.islice(trainer.train_batches.epoch(epoch), steps):
+        trainer.take(running, batch)
+    return running.first_steps
 
 
 def _mismatch(recorded: Sequence[StepRecord], found: Sequence[StepRecord]) -> str | None:

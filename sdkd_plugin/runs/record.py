@@ -57,6 +57,7 @@ FIELDS: dict[str, tuple[Test, str]] = {
     "config": (is_tree, "a tree of few levels"),
     "identity": (is_tree, "flat"),
     "environment": (is_tree, "a tree of few levels"),
+    "group_size": (is_positive, "a whole number from 1"),
 }
 MEANING: dict[str, tuple[Test, str]] = {
     "label": (is_name, "a name"),
@@ -119,6 +120,8 @@ class Result:
         config: the config tree that decided the result.
         identity: the same flat, data and teacher by content; see `runs.folder`.
         environment: command, commit, versions, device; see `runs.environment`.
+        group_size: how many runs were trained together, at most; above 1 the seconds are this
+            run's share of what was done for all, and the memory is that of all.
     """
 
     method: str
@@ -144,6 +147,7 @@ class Result:
     config: Mapping[str, Any]
     identity: Mapping[str, Any]
     environment: Mapping[str, Any]
+    group_size: int = field(default=1)
     schema: int = field(default=SCHEMA)
 
     def write(self, folder: Path) -> None:
@@ -178,6 +182,7 @@ class Result:
             )
 
         names = {each.name for each in fields(cls)}
+        value = {"group_size": 1, **value}  # which versions without groups did not write
         lacking = sorted(names - value.keys() - set(COSTS))
         foreign = sorted(value.keys() - names)
         if lacking or foreign:

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sdkd_plugin.sweep.execute import (
 )
 from sdkd_plugin.sweep.jobs import Job, Sweep, read_sweep, unfinished
 from sdkd_plugin.sweep.progress import Remaining, run_all
+from sdkd_plugin.sweep.together import run_in_lockstep
 
 EXECUTORS = ("local", "ray")
 
@@ -36,6 +38,8 @@ class SweepOptions:
         jobs: runs at a time, on Ray as many as fit; each has the threads that `run_threads` says.
         executor: one of EXECUTORS.
         address: of a Ray cluster; None starts one here.
+        lockstep: train students in groups, each on one pass of its teacher; on this machine alone.
+        lockstep_size: how many runs at most in a group; 0: as many as the memory holds.
         plan_only: show the plan and stop.
         commands_only: print the unfinished runs' command lines, for another scheduler, and stop.
     """
@@ -45,6 +49,8 @@ class SweepOptions:
     jobs: int = 1
     executor: str = "local"
     address: str | None = None
+    lockstep: bool = True
+    lockstep_size: int = 0
     plan_only: bool = False
     commands_only: bool = False
 
@@ -57,6 +63,8 @@ def run_sweep(options: SweepOptions) -> None:
     """
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
+    if options.lockstep_size < 0:
+        raise UserError(f"--lockstep-size is {options.lockstep_size}; allowed: 0 or more")
     if options.executor not in EXECUTORS:
         raise unknown("executor", options.executor, EXECUTORS, "--executor")
 
@@ -73,7 +81,7 @@ def run_sweep(options: SweepOptions) -> None:
     prefix = todo[0].config().LOG.PREFIX
     logs = Path(prefix, "sweeps", sweep.name)
     remaining = Remaining(hours, todo, options.jobs)
-    failures = run_all(phases, lambda jobs, tick: _execute(jobs, options, logs, tick), remaining)
+    failures = run_all(phases, _executor(options, logs, phases[0]), remaining)
     if failures:
         listed = "; ".join(f"{job.label}: {error}" for job, error in failures)
         raise UserError(
@@ -83,10 +91,20 @@ def run_sweep(options: SweepOptions) -> None:
     print(f"all runs of {sweep.name} are finished; their table: python tools/table.py {prefix}")
 
 
-def _execute(jobs: list[Job], options: SweepOptions, logs: Path, tick: Tick) -> Outcomes:
-    if options.executor == "local":
+def _executor(
+    options: SweepOptions, logs: Path, teachers: list[Job]
+) -> Callable[[list[Job], Tick], Outcomes]:
+    """What runs the jobs of a phase."""
+
+    def execute(jobs: list[Job], tick: Tick) -> Outcomes:
+        if options.executor != "local":
+            return run_on_ray(jobs, options.address, run_threads(), tick)
+        # teachers have nothing in common but their batches
+        if options.lockstep and jobs is not teachers:
+            return run_in_lockstep(jobs, options.jobs, options.lockstep_size, logs, tick)
         return run_local(jobs, options.jobs, logs, tick)
-    return run_on_ray(jobs, options.address, run_threads(), tick)
+
+    return execute
 
 
 def print_commands(phases: list[list[Job]]) -> None:
@@ -144,6 +162,6 @@ def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> dict[str, float
     print(
         f"estimated from a few timed steps with {run_threads()} threads: {altogether:.1f} hours "
         f"one at a time, about {altogether / jobs:.1f} with {jobs} at a time if each keeps its "
-        f"speed; {disk / 2**20:.0f} MiB on disk"
+        f"speed, less in lockstep; {disk / 2**20:.0f} MiB on disk"
     )
     return hours

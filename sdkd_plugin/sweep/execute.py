@@ -39,12 +39,14 @@ def run_threads() -> int:
 
 
 def command(job: Job) -> list[str]:
-    """What runs one job in a process of its own, with this one's `--import`; repeating it
-    resumes.
-    """
-    imports = [word for name in requested_imports() for word in ("--import", name)]
-    train = [sys.executable, "-m", "sdkd_plugin", "train", *imports]
-    return [*train, "--cfg", str(job.cfg), "--resume", *job.overrides]
+    """What runs one job in a process of its own; repeating it resumes."""
+    return command_of("train", "--cfg", str(job.cfg), "--resume", *job.overrides)
+
+
+def command_of(name: str, *words: str) -> list[str]:
+    """A command of this package for a process of its own, with this one's `--import`."""
+    imports = [word for module in requested_imports() for word in ("--import", module)]
+    return [sys.executable, "-m", "sdkd_plugin", name, *imports, *words]
 
 
 def run_local(jobs: list[Job], workers: int, logs: Path, tick: Tick = lambda: None) -> Outcomes:
@@ -70,7 +72,7 @@ def run_local(jobs: list[Job], workers: int, logs: Path, tick: Tick = lambda: No
                 if process.returncode and _elsewhere(job):  # another sweep was quicker
                     waiting.append(job)
                 else:
-                    yield job, _error(process.returncode, _log(job, logs))
+                    yield job, error_of(process.returncode, _log(job, logs))
 
             while waiting and free and time.monotonic() >= look:
                 found, finished = _next(waiting)
@@ -79,11 +81,11 @@ def run_local(jobs: list[Job], workers: int, logs: Path, tick: Tick = lambda: No
                     look = time.monotonic() + BUSY
                 else:
                     slot = free.pop(0)
-                    running[_start(found, slot, _log(found, logs))] = (found, slot)
+                    running[start(command(found), slot, _log(found, logs))] = (found, slot)
             tick()
             time.sleep(POLL)
     finally:
-        _stop(list(running))
+        stop(list(running))
 
 
 def _next(waiting: deque[Job]) -> tuple[Job | None, list[Job]]:
@@ -113,12 +115,18 @@ def _elsewhere(job: Job) -> bool:
         return False
 
 
-def _start(job: Job, slot: int, log: Path) -> subprocess.Popen:
+def start(run: list[str], slot: int, log: Path) -> subprocess.Popen:
+    """Starts a command of this package that ends when this process does.
+
+    Args:
+        run: from `command_of`.
+        slot: numbers those at a time from 0; GPUs are dealt out by it.
+        log: where its output is appended.
+    """
     environment = dict(os.environ, OMP_NUM_THREADS=str(run_threads()))
     if torch.cuda.device_count():
         environment["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
-    run = command(job)
-    after = run.index("train") + 1
+    after = run.index("sdkd_plugin") + 2  # the command's name
     with open(log, "a") as file:
         return subprocess.Popen(
             [*run[:after], "--end-with-stdin", *run[after:]],
@@ -131,7 +139,7 @@ def _start(job: Job, slot: int, log: Path) -> subprocess.Popen:
         )
 
 
-def _stop(processes: list[subprocess.Popen]) -> None:
+def stop(processes: list[subprocess.Popen]) -> None:
     """Ends runs as by Ctrl-C: the last complete epoch is saved. Kills what does not end."""
     for process in processes:
         process.terminate()
@@ -155,7 +163,8 @@ def _log(job: Job, logs: Path) -> Path:
     return logs / f"{safe}.log"
 
 
-def _error(code: int, log: Path) -> str | None:
+def error_of(code: int, log: Path) -> str | None:
+    """Why a process failed, in one line, by its exit code and what it printed last; None for 0."""
     if code == 0:
         return None
     with open(log, "rb") as file:

@@ -29,8 +29,8 @@ BASE = {
     "SOLVER.EPOCHS": 3,
     "SOLVER.LR_DECAY_STAGES": [2],
 }
-# the only columns in which equal runs differ
-TIMES = {"train_seconds", "test_seconds", "images_per_second"}
+# the only columns in which equal runs differ: what they took, and with how many others
+TIMES = {"train_seconds", "test_seconds", "images_per_second", "group_size"}
 CHECKPOINTS = ("latest", "best", "student_latest", "student_best")
 
 

@@ -1,0 +1,79 @@
+"""An epoch that is being trained: where it stands and what its steps gave so far."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from sdkd_plugin.data.batches import Batch
+from sdkd_plugin.distillers.base import Phase
+from sdkd_plugin.engine.evaluate import correct_within
+from sdkd_plugin.engine.first_steps import StepRecord
+from sdkd_plugin.randomness import TorchStream
+
+
+class RunningEpoch:
+    """One epoch of a phase between its first step and its last.
+
+    Args:
+        epoch: 1-based within the phase.
+        stream: what the method draws from in its steps.
+        validation: a batch of held-out images for each step, or None for each.
+        device: where the totals are kept, so that no step waits for them.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        epoch: int,
+        stream: TorchStream,
+        validation: Iterator[Batch | None],
+        device: torch.device,
+    ):
+        self.phase = phase
+        self.epoch = epoch
+        self.stream = stream
+        self.validation = validation
+        self.first_steps: list[StepRecord] = []  # of the run's very first epoch alone
+        self.steps = 0
+        self.images = 0
+        self._totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+
+    def add(
+        self,
+        target: Tensor,
+        logits: Tensor,
+        losses: Mapping[str, Tensor],
+        terms: Mapping[str, Tensor],
+    ) -> None:
+        """Takes in a step: target [N], the student's logits [N, K], the weighted losses, and the
+        terms that are only shown.
+        """
+        n = len(target)
+        self.steps += 1
+        self.images += n
+        self._totals["train_loss"] += n * sum(loss.detach() for loss in losses.values())
+        self._totals["train_top1"] += 100 * correct_within(logits.detach(), target, 1)
+        for name, term in {**losses, **terms}.items():
+            self._totals[name] += n * term.detach()
+
+    def means(self, *names: str) -> dict[str, float]:
+        """Per image, over the steps so far; of all totals unless some are named."""
+        return {name: self._totals[name].item() / self.images for name in names or self._totals}
+
+    def row(self, lr: float, seconds: float, group_size: int) -> dict[str, float]:
+        """The epoch's part of the history.
+
+        Args:
+            lr: its learning rate.
+            seconds: its training took.
+            group_size: how many runs were trained together; 1 for a run alone.
+        """
+        return {
+            "lr": lr,
+            **self.means(),
+            "train_seconds": seconds,
+            "images_per_second": self.images / seconds,
+            "group_size": group_size,
+        }
