@@ -57,7 +57,7 @@ DEFAULTS: dict[str, Any] = {
         # below: not in mdistiller
         "SCHEDULE_EPOCHS": 0,  # epochs for which epoch-valued keys are written; 0: EPOCHS
         "SEED": 0,
-        "DEVICE": "auto",  # auto | cpu | cuda
+        "DEVICE": "auto",  # auto | cpu | cuda | mps
         "PRECISION": "fp32",  # fp32 | bf16 | fp16
         "CHANNELS_LAST": True,
     },
@@ -103,7 +103,7 @@ ALLOWED: dict[str, Allowed] = {
     "SOLVER.DOT.DELTA": Anything(),
     "SOLVER.SCHEDULE_EPOCHS": Between(0),
     "SOLVER.SEED": Between(0),
-    "SOLVER.DEVICE": OneOf(("auto", "cpu", "cuda")),
+    "SOLVER.DEVICE": OneOf(("auto", "cpu", "cuda", "mps")),
     "SOLVER.PRECISION": OneOf(("fp32", "bf16", "fp16")),
     "SOLVER.CHANNELS_LAST": Anything(),
     "LOG.TENSORBOARD_FREQ": Anything(),
