@@ -145,14 +145,21 @@ def configs_folder() -> Path:
     return beside if (beside / "cifar100").is_dir() else package / "configs"
 
 
+def find_config(path: str | Path) -> Path:
+    """Where a config lies: there, or in the package's own configs/, so that the documented commands
+    work from a wheel and from a checkout of mdistiller.
+    """
+    path = Path(path)
+    packaged = path.parts[:1] == ("configs",) and not path.exists()
+    return configs_folder().parent / path if packaged else path
+
+
 def _read_yaml(path: str | Path) -> dict:
     if not str(path):
         raise UserError(
             "--cfg is empty; give a yaml file such as configs/cifar100/sdkd/res56_res20.yaml"
         )
-    # so that the documented commands work from a wheel
-    if not Path(path).exists() and Path(path).parts[0] == "configs":
-        path = configs_folder().parent / path
+    path = find_config(path)
     try:
         tree = yaml.safe_load(Path(path).read_text())
     except OSError as error:
