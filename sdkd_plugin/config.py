@@ -193,6 +193,15 @@ def configs_folder() -> Path:
     return beside if (beside / "cifar100").is_dir() else package / "configs"
 
 
+def find_config(path: str | Path) -> Path:
+    """Where a config lies: there, or in the package's own configs/, so that the documented commands
+    work from a wheel and from a checkout of mdistiller.
+    """
+    path = Path(path)
+    packaged = path.parts[:1] == ("configs",) and not path.exists()
+    return configs_folder().parent / path if packaged else path
+
+
 def read_config(path: str | Path) -> dict:
     """The tree in a config's yaml file, unchecked; one under configs/ is found from anywhere.
 
@@ -203,10 +212,7 @@ def read_config(path: str | Path) -> dict:
         raise UserError(
             "--cfg is empty; give a yaml file such as configs/cifar100/sdkd/res56_res20.yaml"
         )
-    # so that the documented commands work from a wheel
-    if Path(path).parts[:1] == ("configs",) and not Path(path).exists():
-        path = configs_folder().parent / path
-    return read_yaml(path, "config file", "see configs/ for those that exist")
+    return read_yaml(find_config(path), "config file", "see configs/ for those that exist")
 
 
 def override_pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:

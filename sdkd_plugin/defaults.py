@@ -60,7 +60,7 @@ DEFAULTS: dict[str, Any] = {
         # below: not in mdistiller
         "SCHEDULE_EPOCHS": 0,  # epochs for which epoch-valued keys are written; 0: EPOCHS
         "SEED": 0,
-        "DEVICE": "auto",  # auto | cpu | cuda
+        "DEVICE": "auto",  # auto | cpu | cuda | mps
         "PRECISION": "fp32",  # fp32 | bf16 | fp16
         "CHANNELS_LAST": True,
         "THREADS": 0,  # of the CPU, kept on resume; 0: what torch takes, as by OMP_NUM_THREADS
@@ -108,7 +108,7 @@ ALLOWED: dict[str, Allowed] = {
     "SOLVER.DOT.DELTA": Anything(),
     "SOLVER.SCHEDULE_EPOCHS": Between(0),
     "SOLVER.SEED": Between(0),
-    "SOLVER.DEVICE": OneOf(("auto", "cpu", "cuda")),
+    "SOLVER.DEVICE": OneOf(("auto", "cpu", "cuda", "mps")),
     "SOLVER.PRECISION": OneOf(("fp32", "bf16", "fp16")),
     "SOLVER.CHANNELS_LAST": Anything(),
     "SOLVER.THREADS": Between(0, 1024),

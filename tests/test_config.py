@@ -154,7 +154,7 @@ def test_another_type_is_refused(key, text, kind):
         ("DATASET.STD", "[0.5, 0, 0.5]", "above 0"),
         ("SOLVER.LR_DECAY_STAGES", "[1, 'a']", "[150, 180, 210]"),
         ("SOLVER.LR_DECAY_STAGES", "[True]", "[150, 180, 210]"),
-        ("SOLVER.DEVICE", "gpu", "known: auto, cpu, cuda"),
+        ("SOLVER.DEVICE", "gpu", "known: auto, cpu, cuda, mps"),
         ("SOLVER.PRECISION", "fp64", "did you mean 'fp16'"),
         ("SOLVER.TYPE", "Adam", "known: SGD"),
         ("DATASET.AUGMENT", "flip", "crop_flip"),

@@ -170,7 +170,8 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     return student.gather(2, best.expand(-1, student.shape[1], -1)) * cosine.gather(1, best).sign()
 
 
-@METHODS.register("KDSVD", config=CONFIG, allowed=ALLOWED)
+# in mdistiller FORM is one of its own unless set, so that its yaml means its loss
+@METHODS.register("KDSVD", config=CONFIG, allowed=ALLOWED, upstream={"FORM": "width"})
 class KDSVD(Distiller):
     """CE_WEIGHT * CE + FEAT_WEIGHT * `kdsvd_loss` of the stages after the stem; nothing trainable
     beside the student.

@@ -16,11 +16,19 @@ def make_accelerator(cfg: CN) -> Accelerator:
     """
     device = cfg.SOLVER.DEVICE
     precision = cfg.SOLVER.PRECISION
-    if device == "cuda" and not torch.cuda.is_available():
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(device, True):
+        others = [name for name, there in here.items() if there]
         raise UserError(
-            "SOLVER.DEVICE is 'cuda', but torch sees no CUDA device here; allowed: auto, cpu"
+            f"SOLVER.DEVICE is {device!r}, but torch sees no {device.upper()} device here; "
+            f"allowed: {', '.join(['auto', 'cpu', *others])}"
         )
-    cpu = device == "cpu" or not torch.cuda.is_available()
+    # auto never takes mps: nobody has tested it
+    cpu = device == "cpu" or (device == "auto" and not here["cuda"])
+    if device == "mps" and precision != "fp32":
+        raise UserError(
+            f"SOLVER.PRECISION is {precision!r}, which needs CUDA or the CPU; allowed on mps: fp32"
+        )
     if cpu and precision == "fp16":
         raise UserError(
             "SOLVER.PRECISION is 'fp16', which needs CUDA; allowed on the CPU: fp32, bf16"

@@ -2,10 +2,15 @@
 
 import ctypes
 import platform
-import resource
 import sys
 
+import psutil
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows, where psutil knows the peak
+    resource = None  # type: ignore[assignment]
 
 # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h
 _MMAP_THRESHOLD = -3
@@ -27,8 +32,14 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most this process has held at once, on the device it computes on."""
+    """Bytes: the most this process has held at once, on the device it computes on; on mps, which
+    shares the CPU's memory, that of the whole process. A system that tells neither says what is
+    held now.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        held = psutil.Process().memory_info()
+        return getattr(held, "peak_wset", held.rss)
     kilo = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss differs
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo

@@ -41,14 +41,14 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     # torch's own says its CUDA too
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    on_cuda = device.type == "cuda"
+    name = f"{device.type} {_processor()}"
     return {
         "command": sys.argv,
         "commit": commit.strip() if commit else None,
         "uncommitted_changes": bool(uncommitted_diff()),
         "versions": {**versions, **{name: version(name) for name in PACKAGES}},
         "plugins": describe_plugins(),
-        "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu {_processor()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
         "threads": torch.get_num_threads(),
     }
 

@@ -4,12 +4,13 @@ again to the byte.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from sdkd_plugin.allowed import FolderName
 from sdkd_plugin.config import configs_folder
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import write_bytes, write_text
+from sdkd_plugin.files import read_object, write_bytes, write_text
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.upstream.registration import obstacle
 
@@ -39,7 +40,8 @@ try:
     from sdkd_plugin.upstream import register as _register_sdkd_plugin
 except ImportError as _error:
     print(f"warning: sdkd_plugin is linked into this checkout but does not import \
-({{_error}}): its methods are missing")
+({{_error}}): its methods are missing; install it again, or remove this block from \
+{{__file__}} and the files that {RECORD} names")
 else:
     _register_sdkd_plugin()
 {END}
@@ -48,11 +50,46 @@ else:
 
 @dataclass(frozen=True)
 class Record:
-    """What `link` brought, so that `unlink` takes back just that."""
+    """What `link` brought, so that `unlink` takes back just that; paths lie in the checkout."""
 
     block: str
-    files: dict[str, str]  # path in the checkout -> SHA-256
+    files: dict[str, str]  # path -> SHA-256
     folders: list[str]
+
+    @classmethod
+    def read(cls, file: Path) -> "Record | None":
+        """The record of a link, or None.
+
+        Raises:
+            UserError: it is damaged; nothing is taken back by guess.
+        """
+        try:
+            value = read_object(file)
+            if value is None:
+                return None
+            if value.keys() != {field.name for field in fields(cls)}:
+                raise UserError(f"{file} has the keys {', '.join(value) or 'none'}")
+            record = cls(**value)
+            _check_record(record)
+        except (UserError, OSError) as error:
+            said = str(error).partition(";")[0]
+            raise UserError(
+                f"the record of the link is damaged ({said}); restore it, or remove by hand what "
+                f"stands between the markers in {HOOK}, the configs that are no longer wanted, "
+                "and the record"
+            ) from error
+        return record
+
+
+def _check_record(record: Record) -> None:
+    if not isinstance(record.block, str) or BEGIN not in record.block:
+        raise UserError(f"{RECORD} holds no block")
+    if not isinstance(record.files, dict) or not isinstance(record.folders, list):
+        raise UserError(f"{RECORD} holds no files and folders")
+    for path in (*record.files, *record.folders):
+        # what it does not lead to, unlink cannot remove
+        if not isinstance(path, str) or not FolderName().admits(path):
+            raise UserError(f"{RECORD} holds {path!r}, which is no path in the checkout")
 
 
 def link(checkout: Path, dry_run: bool = False) -> None:
@@ -76,7 +113,7 @@ def link(checkout: Path, dry_run: bool = False) -> None:
     if dry_run:
         print(f"{hook}: {len(BLOCK.splitlines()) - 1} lines at the end{BLOCK}")
     else:
-        print(f"{hook}: one marked block at the end")
+        print(f"{hook}: one marked block at the end; unlink before you uninstall this package")
     for path in files:
         print(f"{checkout / path}: new")
     if dry_run:
@@ -103,7 +140,8 @@ def unlink(checkout: Path, dry_run: bool = False) -> None:
     if not hook.is_file():
         raise UserError(f"{checkout} is no checkout of mdistiller: it has no {HOOK}")
     source = hook.read_bytes()
-    if not record_file.exists():
+    record = Record.read(record_file)
+    if record is None:
         block_there = BEGIN.encode() in source
         found = "its block is there, but not the record" if block_there else "there is no block"
         raise UserError(
@@ -111,7 +149,6 @@ def unlink(checkout: Path, dry_run: bool = False) -> None:
             f"{hook} by hand, if anything"
         )
 
-    record = Record(**json.loads(record_file.read_text()))
     block = record.block.encode()
     if BEGIN.encode() in source and block not in source:
         raise UserError(
@@ -188,6 +225,7 @@ def _configs_to_bring(checkout: Path) -> tuple[dict[str, bytes], list[str]]:
 
 
 def _rewrite(path: Path, content: bytes) -> None:
+    path = path.resolve()  # a link stays one
     mode = path.stat().st_mode
     write_bytes(path, content)
     path.chmod(mode)

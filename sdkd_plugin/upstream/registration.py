@@ -163,12 +163,14 @@ def _add_node(cfg: CN, entry: Entry) -> None:
     """Adds the method's config node, or to a node that is there the keys it lacks.
 
     The first names of keys are there too, so that old files and command lines still merge; None
-    says that nobody used them.
+    says that nobody used them. A key for which mdistiller has one fixed meaning gets that one where
+    the method is registered with it (`upstream`), so that mdistiller's yaml means what it meant.
     """
     first = dict.fromkeys(entry.info.get("renamed", {}))
+    defaults = {**entry.info.get("config", {}), **entry.info.get("upstream", {})}
     frozen = cfg.is_frozen()
     cfg.defrost()
-    _add_missing(cfg, {entry.name: {**entry.info.get("config", {}), **first}})
+    _add_missing(cfg, {entry.name: {**defaults, **first}})
     if frozen:
         cfg.freeze()
 

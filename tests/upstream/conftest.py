@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+import sdkd_plugin
 from sdkd_plugin.models import build_model, teacher_checkpoint
 from sdkd_plugin.randomness import torch_seeded
 
+# of the package that is tested, whichever is installed
+PACKAGE = str(Path(sdkd_plugin.__file__).parents[1])
 ROOT = os.environ.get("MDISTILLER_ROOT")
 TRAIN_IMAGES, TEST_IMAGES = 200, 100  # two and one of each class: upstream's CRD wants two
 
@@ -81,7 +84,7 @@ def call() -> Callable[..., subprocess.CompletedProcess]:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([path, str(Path(__file__).parent / "stubs")]),
+            "PYTHONPATH": os.pathsep.join([path, str(Path(__file__).parent / "stubs"), PACKAGE]),
         }
         command = [sys.executable, *arguments]
         done = subprocess.run(

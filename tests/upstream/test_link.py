@@ -120,6 +120,52 @@ def test_a_linked_checkout_outlives_this_package(checkout, call, tmp_path):
     assert (
         first
         == "warning: sdkd_plugin is linked into this checkout but does not import (uninstalled): "
-        "its methods are missing"
+        f"its methods are missing; install it again, or remove this block from "
+        f"{checkout / HOOK} and the files that {RECORD} names"
     )
     assert "'DKD'" in second and "SDKD" not in second.replace("KDSVD", "")
+
+
+DAMAGED = {
+    "torn": '{"block": "',
+    "list": "[1]",
+    "null": "null",
+    "deep": "[" * 100_000,
+    "lacks": '{"block": "x"}',
+    "kinds": '{"block": 1, "files": [], "folders": {}}',
+    "leads out": '{"block": "%s", "files": {"../outside": "%s"}, "folders": []}',
+    "absolute": '{"block": "%s", "files": {"/outside": "%s"}, "folders": []}',
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_record_is_told_in_a_line_and_nothing_is_touched(checkout, capsys, text):
+    outside = checkout.parent / "outside"
+    outside.write_text("mine")
+    main(["link", str(checkout)])
+    if "%s" in text:
+        text = text % (BEGIN, hashlib.sha256(b"mine").hexdigest())
+    (checkout / RECORD).write_text(text)
+    before = tree(checkout.parent)
+    capsys.readouterr()
+    assert main(["unlink", str(checkout)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the record of the link is damaged (")
+    assert error.count("\n") == 1 and "by hand" in error
+    assert tree(checkout.parent) == before
+
+
+def test_a_hook_that_is_a_link_stays_one(checkout):
+    hook, real = checkout / HOOK, checkout / "real_init.py"
+    hook.rename(real)
+    hook.symlink_to(real)
+    before = tree(checkout)
+    assert main(["link", str(checkout)]) == 0
+    assert hook.is_symlink() and BEGIN in real.read_text()
+    assert main(["unlink", str(checkout)]) == 0
+    assert hook.is_symlink() and tree(checkout) == before
+
+
+def test_link_says_when_to_unlink(checkout, capsys):
+    main(["link", str(checkout)])
+    assert "unlink before you uninstall this package" in capsys.readouterr().out

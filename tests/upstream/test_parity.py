@@ -7,16 +7,19 @@ stubbed.
 
 import importlib
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from support.oracles import fill, formula
 from torch import Tensor, nn
+from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import load_config
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import METHODS
+from sdkd_plugin.upstream import register
 
 SHARED = ("KD", "DKD", "AT", "SP", "NST", "PKT", "RKD", "FITNET", "VID", "KDSVD", "REVIEWKD", "OFD")
 PAIRS = ("resnet14/resnet8", "vgg13/vgg8")
@@ -49,21 +52,32 @@ def upstream():
 
 
 def twins(
-    upstream, method: str, pair: str = "resnet14/resnet8", *overrides: str
+    upstream, method: str, pair: str = "resnet14/resnet8", *overrides: str, replaced: bool = False
 ) -> tuple[nn.Module, nn.Module]:
-    """Our distiller and mdistiller's with the same weights, the method's own modules included."""
+    """Our distiller and mdistiller's with the same student and teacher weights, and the method's
+    own modules alike.
+
+    With `replaced` ours is what `register(replace=True)` puts into mdistiller's registry, and it
+    gets mdistiller's config.
+    """
     names = pair.split("/")
     extra = [NUM_DATA] if method == "CRD" else []
-    theirs_cfg = upstream.CFG.clone()
+    build, theirs_cfg = METHODS[method].build, upstream.CFG.clone()
+    if replaced:
+        build, theirs_cfg = replacement(upstream, method)
+    own_yaml = Path(os.environ["MDISTILLER_ROOT"], "configs", "cifar100", f"{method.lower()}.yaml")
+    if replaced and own_yaml.exists():
+        theirs_cfg.merge_from_file(own_yaml)
     theirs_cfg.merge_from_list(list(overrides))
     # mdistiller's form; the default here is RepDistiller's
     own = ["KDSVD.FORM", "width"] if method == "KDSVD" else []
-    cfg = load_config(None, ["DISTILLER.TYPE", method, *overrides, *own])
+    words = ["DISTILLER.TYPE", method, *overrides, *own]
+    cfg = theirs_cfg if replaced else load_config(None, words)
     teacher, student = (
         fill(build_model(name, 100), prefix)
         for name, prefix in zip(names, ("teacher.", "student."), strict=True)
     )
-    ours = METHODS[method].build(student, teacher, cfg, *extra).double().train()
+    ours = build(student, teacher, cfg, *extra).double().train()
     teacher, student = (upstream.cifar_model_dict[name][0](num_classes=100) for name in names)
     load(ours, student, teacher)  # OFD reads its margins from the teacher at construction
     theirs = upstream.distiller_dict[method](student, teacher, theirs_cfg, *extra).double().train()
@@ -76,6 +90,20 @@ def twins(
         for ours_value, theirs_value in zip(own, foreign, strict=True):
             ours_value.copy_(theirs_value)
     return ours, theirs
+
+
+def replacement(upstream, method: str) -> tuple[type[nn.Module], CN]:
+    """The class that `register(replace=True)` registers, and mdistiller's config with it; both
+    registry and config are left as they were.
+    """
+    theirs, before = upstream.distiller_dict[method], upstream.CFG.clone()
+    register([method], replace=True)
+    ours, cfg = upstream.distiller_dict[method], upstream.CFG.clone()
+    upstream.distiller_dict[method] = theirs
+    upstream.CFG.clear()
+    upstream.CFG.update(before)
+    assert ours is not theirs and issubclass(ours, METHODS[method].build)
+    return ours, cfg
 
 
 def load(ours: nn.Module, student: nn.Module, teacher: nn.Module) -> None:
@@ -126,14 +154,23 @@ def assert_same(ours, theirs, rel: float = 1e-8) -> None:
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("method", SHARED)
 def test_losses_and_gradients_agree(upstream, method, pair):
-    if method in ("REVIEWKD", "OFD", "KDSVD", "VID", "FITNET") and pair != PAIRS[0]:
+    if method == "REVIEWKD" and pair != PAIRS[0]:
         pytest.skip("upstream needs hand-set shapes here; one pair shows the parity")
     ours, theirs = twins(upstream, method, pair, *SETTINGS.get(method, ()))
-    # KDSVD: these weights kill channels, so singular values are 0, see its card, DIFF 2; OFD:
-    # upstream rounds margins to float32
-    rel = {"KDSVD": 1e-5, "OFD": 1e-7}.get(method, 1e-8)
+    rel = TOLERANCE.get(method, 1e-8)
     assert_same(losses_and_gradients(ours, epoch=3), losses_and_gradients(theirs, epoch=3), rel)
 
+
+@pytest.mark.parametrize("method", SHARED)
+def test_upstreams_own_yaml_means_upstreams_loss_also_of_our_class(upstream, method):
+    ours, theirs = twins(upstream, method, PAIRS[0], *SETTINGS.get(method, ()), replaced=True)
+    rel = TOLERANCE.get(method, 1e-8)
+    assert_same(losses_and_gradients(ours, epoch=3), losses_and_gradients(theirs, epoch=3), rel)
+
+
+# KDSVD: these weights kill channels, so singular values are 0, see its card, DIFF 2; OFD: upstream
+# rounds margins to float32
+TOLERANCE = {"KDSVD": 1e-5, "OFD": 1e-7}
 
 # the pair's shapes, which mdistiller wants told; here they are probed
 SETTINGS = {
@@ -150,9 +187,10 @@ SETTINGS = {
 }
 
 
-def test_crd_agrees(upstream):
+@pytest.mark.parametrize("replaced", [False, True])
+def test_crd_agrees(upstream, replaced):
     settings = ("CRD.NCE.K", "8", "CRD.FEAT.STUDENT_DIM", "64", "CRD.FEAT.TEACHER_DIM", "64")
-    ours, theirs = twins(upstream, "CRD", PAIRS[0], *settings)
+    ours, theirs = twins(upstream, "CRD", PAIRS[0], *settings, replaced=replaced)
     ours.memory_s.copy_(theirs.contrast.memory_v1)
     ours.memory_t.copy_(theirs.contrast.memory_v2)
     index = torch.arange(N)

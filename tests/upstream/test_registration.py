@@ -260,3 +260,23 @@ def test_a_script_that_run_starts_has_the_methods_of_its_imports(checkout, call,
     out = call(checkout, *run, "--import", "outsider.py", "tools/show.py").stdout
     assert "outsider.Outsider" in out
     assert "KeyError: 'GOOD'" in call(checkout, *run, "tools/show.py", ok=False).stderr
+
+
+@pytest.mark.parametrize("form", ["--cfg {}", "--cfg={}"])
+def test_run_finds_the_packages_own_configs(checkout, call, form):
+    (checkout / "tools" / "show.py").write_text(
+        "import sys\n"
+        "from mdistiller.engine.cfg import CFG\n"
+        "word = sys.argv[-1]\n"
+        "CFG.merge_from_file(word.removeprefix('--cfg='))\n"
+        "print(CFG.DISTILLER.TYPE, word)\n"
+    )
+    run = ["-m", "sdkd_plugin", "run", "tools/show.py"]
+    ours, theirs = "configs/cifar100/sdkd/res56_res20.yaml", "configs/cifar100/kd.yaml"
+    assert not (checkout / ours).exists() and (checkout / theirs).exists()
+    shown = call(checkout, *run, *form.format(ours).split()).stdout
+    assert shown.startswith("SDKD ") and f"/{ours}" in shown
+    shown = call(checkout, *run, *form.format(theirs).split()).stdout
+    assert shown.startswith("KD ") and shown.split()[-1].removeprefix("--cfg=") == theirs
+    missing = call(checkout, *run, *form.format("configs/nix.yaml").split(), ok=False).stderr
+    assert "configs/nix.yaml" in missing
