@@ -18,7 +18,7 @@ StepRecord = dict[str, str]
 
 def record_step(losses: Mapping[str, Tensor], student: nn.Module) -> StepRecord:
     """A step by its loss, every bit of it, and by the digest of the student's state after it."""
-    loss = sum((loss.item() for loss in losses.values()), 0.0)
+    loss = float(sum(loss.item() for loss in losses.values()))
     return {"loss": loss.hex(), "student": weights.digest(student.state_dict())}
 
 
