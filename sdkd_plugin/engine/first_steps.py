@@ -1,6 +1,5 @@
 """What the first steps of a run did, exactly, so that anyone can see later whether theirs do it."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ StepRecord = dict[str, str]
 
 def record_step(losses: Mapping[str, Tensor], student: nn.Module) -> StepRecord:
     """A step by its loss, every bit of it, and by the digest of the student's state after it."""
-    loss = math.fsum(loss.item() for loss in losses.values())
+    loss = float(sum(loss.item() for loss in losses.values()))
     return {"loss": loss.hex(), "student": weights.digest(student.state_dict())}
 
 
