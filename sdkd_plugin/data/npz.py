@@ -21,12 +21,14 @@ from sdkd_plugin.data.dataset import Dataset, Images, require_memory
 from sdkd_plugin.defaults import MOST_CLASSES
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import require_regular
+from sdkd_plugin.printable import printable
 from sdkd_plugin.registry import DATASETS
 
 CONSTANTS = ("mean", "std")
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
 _EXPECTED = "an npz file with x_train, y_train, x_test, y_test and optionally classes, mean and std"
 _NPY = b"\x93NUMPY"  # how a file with a single array begins
+_SHOWN = 10  # names of arrays that an error lists
 _HEADER_BYTES = 2**16  # more than numpy writes for any array without fields
 
 
@@ -47,14 +49,13 @@ class Header(NamedTuple):
 
 @DATASETS.register("npz")
 def npz(cfg: CN) -> Dataset:
-    """Reads DATASET.ROOT, a file written by numpy.savez or savez_compressed; pickled contents are
-    never loaded.
+    """Reads DATASET.ROOT, a file written by numpy.savez or savez_compressed.
 
     Arrays: x_train and x_test [N, H, W, 3] uint8; y_train and y_test [N] integers from 0; classes
     [K] strings (without it, the classes are 0 to the largest training label, each of which must
     occur, or 0 to DATASET.CLASSES - 1); mean and std [3] numbers, of pixel values in [0, 1]
     (without them, those of x_train; where the contents are CIFAR-100's, the constants that
-    everybody uses for it).
+    everybody uses for it). Pickled contents are never loaded.
 
     Raises:
         UserError: no such file, not an npz file, or an array that is missing, damaged, malformed or
@@ -65,20 +66,14 @@ def npz(cfg: CN) -> Dataset:
     names = _names(arrays, path, cfg.DATASET.CLASSES)
     train = _split("train", arrays)
     test = _split("test", arrays)
-    given = {key: _constants(key, arrays[key], path) for key in CONSTANTS if key in arrays}
 
+    given = {key: _constants(key, arrays[key], path) for key in CONSTANTS if key in arrays}
     if is_cifar100(train, test):
         # the same images get the same constants, whatever file they come from
         given = {"mean": MEAN, "std": STD, **given}
     mean = given.get("mean", ())
     std = given.get("std", ())
     return Dataset("npz", names, train, test, mean=mean, std=std)
-
-
-def _split(name: str, arrays: dict[str, np.ndarray]) -> Images:
-    pixels = torch.from_numpy(np.ascontiguousarray(arrays[f"x_{name}"]))
-    labels = torch.from_numpy(arrays[f"y_{name}"].astype(np.int64))
-    return Images(pixels, labels)
 
 
 def _read(path: str) -> dict[str, np.ndarray]:
@@ -88,9 +83,10 @@ def _read(path: str) -> dict[str, np.ndarray]:
         keys = (*_NEEDED, *(key for key in ("classes", *CONSTANTS) if key in there))
         absent = [key for key in keys if key not in there]
         if absent:
+            held = ", ".join(printable(name) for name in list(there)[:_SHOWN])
             raise UserError(
-                f"array {absent[0]!r} is missing from {path!r}, which holds: "
-                f"{', '.join(there)}; it must be {_EXPECTED}"
+                f"array {absent[0]!r} is missing from {path!r}, which holds: {held}; it must be "
+                f"{_EXPECTED}"
             )
         headers = {key: _header(archive, there[key], key, path) for key in keys}
         for key, header in headers.items():
@@ -174,6 +170,11 @@ def _array(archive: zipfile.ZipFile, name: str, key: str, path: str) -> np.ndarr
             return np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # as above; zipfile compares the checksum at the end
         raise _unreadable(key, path, "it is damaged") from error
+
+
+def _split(split: str, arrays: dict[str, np.ndarray]) -> Images:
+    pixels = torch.from_numpy(np.ascontiguousarray(arrays[f"x_{split}"]))
+    return Images(pixels, torch.from_numpy(arrays[f"y_{split}"].astype(np.int64)))
 
 
 def _names(arrays: dict[str, np.ndarray], path: str, declared: int) -> list[str]:

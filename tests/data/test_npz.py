@@ -31,8 +31,9 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def load(tmp_path: Path, make_config: Callable) -> Callable[..., Dataset]:
-    """load(KEY, VALUE, ..., y_train=..., ...) -> the data set of a file with these arrays in place
-    of the good ones; None leaves one out.
+    """load(KEY, VALUE, ..., y_train=..., ...) -> the data set of a file with these arrays.
+
+    They stand in place of the good ones; None leaves one out.
     """
 
     def loaded(*pairs: object, **changes: np.ndarray | None) -> Dataset:
@@ -66,6 +67,17 @@ def test_classes_are_numbers_without_names(load: Callable) -> None:
 def test_missing_array(load: Callable, key: str) -> None:
     with pytest.raises(UserError, match=f"array '{key}' is missing from .*, which holds: "):
         load(**{key: None})
+
+
+def test_strange_names_are_listed_harmlessly(tmp_path: Path, make_config: Callable) -> None:
+    strange = {f"\x1b[2J\n{number}": npy(np.zeros(1)) for number in range(50)}
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in strange.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match=r"which holds: \\x1b\[2J\\n0, .*n9; it must be") as told:
+        load_dataset(make_config("DATASET.TYPE", "npz", "DATASET.ROOT", str(path)))
+    assert "\n" not in str(told.value)
 
 
 BAD_ARRAYS = {
