@@ -17,7 +17,8 @@ import psutil
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, load_config
-from sdkd_plugin.runs.folder import RunFolder, run_identity
+from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.identity import run_identity
 from sdkd_plugin.runs.record import ACCURACIES, Metric, Result
 
 RUNS = 10_000

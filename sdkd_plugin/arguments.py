@@ -34,9 +34,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    _add_runs(commands)
+    _add_train(commands)
+    _add_eval(commands)
+    _add_verify(commands)
     _add_table(commands)
-    _add_sweeps(commands)
+    _add_sweep(commands)
+    _add_together(commands)
+    _add_demo(commands)
     _add_bridge(commands)
 
     for command in commands.choices.values():
@@ -52,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_runs(commands: argparse._SubParsersAction) -> None:
+def _add_train(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser(
         "train", help="train a student (or a teacher) as a yaml file says", epilog=EPILOG
     )
@@ -86,6 +90,8 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
         help="overrides, such as SOLVER.SEED 1 DATASET.TYPE digits",
     )
 
+
+def _add_eval(commands: argparse._SubParsersAction) -> None:
     score = commands.add_parser(
         "eval",
         help="score a run's student, or any checkpoint",
@@ -109,6 +115,8 @@ def _add_runs(commands: argparse._SubParsersAction) -> None:
         help="what to score, unless -c says it, and overrides, such as DATASET.ROOT cifar100.npz",
     )
 
+
+def _add_verify(commands: argparse._SubParsersAction) -> None:
     verify = commands.add_parser(
         "verify",
         help="repeat a run's first steps and say whether they give the recorded bits",
@@ -178,7 +186,7 @@ def _add_table(commands: argparse._SubParsersAction) -> None:
     )
 
 
-def _add_sweeps(commands: argparse._SubParsersAction) -> None:
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
     sweep = commands.add_parser(
         "sweep", help="run methods x pairs x seeds as a sweep file says, skipping what is finished"
     )
@@ -220,6 +228,8 @@ def _add_sweeps(commands: argparse._SubParsersAction) -> None:
         "opts", nargs="*", metavar="KEY VALUE", help="overrides for every run, after the file"
     )
 
+
+def _add_together(commands: argparse._SubParsersAction) -> None:
     together = commands.add_parser(
         "together", help="train the runs of a group file in lockstep; a sweep calls this"
     )
@@ -238,6 +248,8 @@ def _add_sweeps(commands: argparse._SubParsersAction) -> None:
         help="how many do this here at once and share the memory (default: 1)",
     )
 
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
     demo = commands.add_parser(
         "demo", help="train and compare five methods on handwritten digits in a few minutes"
     )

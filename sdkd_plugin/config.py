@@ -2,10 +2,8 @@
 node per method.
 """
 
-import ast
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,13 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.allowed import is_text
-from sdkd_plugin.defaults import ALLOWED, DEFAULTS, RENAMED_VALUES
-from sdkd_plugin.errors import UserError, shown, unknown
+from sdkd_plugin.defaults import ALLOWED, DEFAULTS
+from sdkd_plugin.errors import UserError, shown
 from sdkd_plugin.registry import DATASETS, METHODS
-from sdkd_plugin.renames import both_names, renamed_keys, todays_value
+from sdkd_plugin.renames import renamed_keys
+from sdkd_plugin.settings import Source, flatten, merge, override_pairs
 from sdkd_plugin.strict_yaml import read_yaml
 
-LARGEST = 2**63 - 1  # of whole numbers: what a tensor holds
 MAX_EPOCHS = 1_000_000  # of one phase; a thousand times what anyone trains
 
 
@@ -49,9 +46,9 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
     """
     cfg, renamed = default_config(), renamed_keys()
     if path is not None:
-        _merge(cfg, read_config(path), "", _Source(str(path), renamed))
+        merge(cfg, read_config(path), "", Source(str(path), renamed))
     tag, named = cfg.EXPERIMENT.TAG, cfg.DISTILLER.clone()
-    command_line = _Source("the command line", renamed)
+    command_line = Source("the command line", renamed)
     for key, value in override_pairs(list(overrides)):
         tree: dict = {}
         *parents, leaf = key.split(".")
@@ -59,7 +56,7 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = value
-        _merge(cfg, tree, "", command_line)
+        merge(cfg, tree, "", command_line)
     check_config(cfg)
     stale = named.TYPE != cfg.DISTILLER.TYPE or usual_tag(named) != usual_tag(cfg.DISTILLER)
     if stale and tag == cfg.EXPERIMENT.TAG != DEFAULTS["EXPERIMENT"]["TAG"]:
@@ -158,15 +155,6 @@ def epoch_keys(cfg: CN) -> list[str]:
     ]
 
 
-def flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) for every leaf of a config tree."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def set_value(cfg: CN, key: str, value: Any) -> None:
     """Sets the leaf with this dotted key."""
     *parents, leaf = key.split(".")
@@ -213,102 +201,3 @@ def read_config(path: str | Path) -> dict:
             "--cfg is empty; give a yaml file such as configs/cifar100/sdkd/res56_res20.yaml"
         )
     return read_yaml(find_config(path), "config file", "see configs/ for those that exist")
-
-
-def override_pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """KEY VALUE pairs of a command line. Raises UserError for an option among them or a last word
-    without its partner.
-    """
-    misplaced = [word for word in overrides[::2] if word.startswith("-")]
-    if misplaced:
-        raise UserError(
-            f"option {misplaced[0]} stands among the KEY VALUE overrides; options come before them"
-        )
-    if len(overrides) % 2:
-        raise UserError(
-            f"overrides come as KEY VALUE pairs; {overrides[-1]!r} has no partner in: "
-            f"{' '.join(overrides)}"
-        )
-    yield from zip(overrides[::2], overrides[1::2], strict=True)
-
-
-@dataclass
-class _Source:
-    """One place that settings come from, and what it has set so far: {key: (the name it used,
-    value)}.
-    """
-
-    where: str
-    renamed: dict[str, str]
-    given: dict[str, tuple[str, Any]] = field(default_factory=dict)
-
-
-def _merge(node: CN, tree: dict, prefix: str, source: _Source) -> None:
-    for key, value in tree.items():
-        spelled = f"{prefix}{key}"
-        name = source.renamed.get(spelled, spelled)
-        leaf = name.removeprefix(prefix)
-        if leaf not in node:
-            below = [key for key, _ in flatten(node, prefix)] if prefix else []
-            known = {*(f"{prefix}{other}" for other in node), *below}
-            raise unknown("config key", spelled, known, source.where)
-        if isinstance(node[leaf], CN):
-            if not isinstance(value, dict):
-                raise UserError(
-                    f"{spelled} in {source.where} is {shown(value)}; it is a node, with the keys "
-                    f"{', '.join(node[leaf])}"
-                )
-            _merge(node[leaf], value, f"{name}.", source)
-        else:
-            value = _coerce(spelled, value, node[leaf], source.where)
-            node[leaf] = todays_value(value, RENAMED_VALUES.get(name, {}))
-            before, other = source.given.get(name, (spelled, value))
-            if before != spelled and other != value:
-                raise both_names({before: other, spelled: value}, source.where)
-            source.given[name] = (spelled, value)
-
-
-def _coerce(name: str, value: Any, default: Any, where: str) -> Any:
-    """The value in its default's type: int becomes float, tuple becomes list; anything else must
-    match already.
-    """
-    if isinstance(value, str) and not isinstance(default, str):
-        value = _literal(value)
-    if isinstance(value, tuple):
-        value = list(value)
-    _check_size(name, value, where)
-    if type(default) is float and type(value) is int:
-        return float(value)
-    if type(default) is int and type(value) is float and value.is_integer():
-        _check_size(name, int(value), where)
-        return int(value)
-    if type(value) is not type(default):
-        raise UserError(
-            f"{name} in {where} is {shown(value)} ({type(value).__name__}); allowed: "
-            f"{type(default).__name__}, such as {default!r}"
-        )
-    return value
-
-
-def _check_size(name: str, value: Any, where: str) -> None:
-    """Raises UserError for what no file, tensor or clock could hold: a whole number beyond 64 bits,
-    or text with a NUL or half a character.
-    """
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, int) and abs(item) > LARGEST:
-            raise UserError(
-                f"{name} in {where} is {shown(value)}; allowed: whole numbers up to {LARGEST}"
-            )
-        if isinstance(item, str) and not is_text(item):
-            raise UserError(f"{name} in {where} is {shown(value)}, which no file name could hold")
-
-
-def _literal(text: str) -> Any:
-    """The Python value that `text` spells, else `text`. As in yacs, yaml's too: there 5e-4 is text,
-    for want of a dot.
-    """
-    try:
-        return ast.literal_eval(text)
-    # all that literal_eval is documented to raise
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text

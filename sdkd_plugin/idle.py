@@ -6,9 +6,10 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import configs_folder, default_config, flatten, read_config
+from sdkd_plugin.config import configs_folder, default_config, read_config
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.renames import current_names
+from sdkd_plugin.settings import flatten
 
 # Beside these the keys that a method registers as `idle`: {key: what its shipped files say, as a
 # function of the config; None for the default}.

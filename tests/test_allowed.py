@@ -15,10 +15,11 @@ from sdkd_plugin.allowed import (
     Odd,
     OneOf,
 )
-from sdkd_plugin.config import check_config, check_method, default_config, flatten
+from sdkd_plugin.config import check_config, check_method, default_config
 from sdkd_plugin.defaults import ALLOWED, DEFAULTS, RENAMED_VALUES
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
+from sdkd_plugin.settings import flatten
 
 NO_NUMBERS = (math.nan, math.inf, -math.inf, True, "1", None, [1])
 CASES = [

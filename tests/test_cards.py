@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sdkd_plugin.config import flatten
 from sdkd_plugin.registry import METHODS, Entry
+from sdkd_plugin.settings import flatten
 
 CARDS = Path(__file__).resolve().parents[1] / "docs" / "methods"
 HEAD = ["key", "default", "allowed", "meaning"]

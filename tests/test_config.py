@@ -22,7 +22,6 @@ from sdkd_plugin.config import (
     check_config,
     default_config,
     epoch_keys,
-    flatten,
     load_config,
     scale_epochs,
     scaled_config,
@@ -31,6 +30,7 @@ from sdkd_plugin.defaults import DEFAULTS
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.renames import current_names, first_names
+from sdkd_plugin.settings import flatten
 
 ALL = [entry.name for entry in METHODS]
 

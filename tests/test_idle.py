@@ -4,10 +4,12 @@ import pytest
 from support.tiny import BASE, tiny_yaml, words
 
 from sdkd_plugin.__main__ import main
-from sdkd_plugin.config import configs_folder, default_config, flatten, load_config
+from sdkd_plugin.config import configs_folder, default_config, load_config
 from sdkd_plugin.idle import idle_keys, idle_note, usual_values
 from sdkd_plugin.registry import METHODS
-from sdkd_plugin.runs.folder import RunFolder, run_identity
+from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.identity import run_identity
+from sdkd_plugin.settings import flatten
 
 FILES = sorted((configs_folder() / "cifar100").glob("*/*.yaml"))
 OTHER = {str: "crd", float: 0.5, int: 999, list: [1, 2], bool: True}

@@ -25,7 +25,17 @@ ROOMS = (  # top first
     "models",
 )
 GROUND = (  # knows no method
-    *("idle", "config", "strict_yaml", "renames", "defaults", "allowed", "weights", "forms"),
+    *(
+        "idle",
+        "config",
+        "settings",
+        "strict_yaml",
+        "renames",
+        "defaults",
+        "allowed",
+        "weights",
+        "forms",
+    ),
     *("files", "randomness", "signals", "plugins", "registry", "printable", "errors"),
 )
 

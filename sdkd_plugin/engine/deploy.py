@@ -9,7 +9,7 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin import weights
-from sdkd_plugin.config import check_method, default_config, flatten, set_value
+from sdkd_plugin.config import check_method, default_config, set_value
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.data.spec import DataSpec
 from sdkd_plugin.distillers.base import Distiller
@@ -17,6 +17,7 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.renames import current_names
+from sdkd_plugin.settings import flatten
 
 # what "deploy" holds
 ENTRY = {"method": str, "teacher": str, "student": str, "num_classes": int, "config": dict}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import active_config, epoch_keys, flatten, scaled_config
+from sdkd_plugin.config import active_config, epoch_keys, scaled_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.data.spec import describe_classes
 from sdkd_plugin.distillers.base import Distiller, Phase
@@ -17,6 +17,7 @@ from sdkd_plugin.engine.threads import choose_threads, threads
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
 from sdkd_plugin.runs.teacher import MissingTeacherError, loads_teacher, teacher_path
+from sdkd_plugin.settings import flatten
 
 WARM_STEPS = 2
 TIMED_STEPS = 6

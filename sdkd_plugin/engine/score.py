@@ -8,7 +8,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin import weights
-from sdkd_plugin.config import flatten, load_config, override_pairs
+from sdkd_plugin.config import load_config
 from sdkd_plugin.data.batches import EvalBatches
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.data.spec import DataSpec, describe_classes
@@ -17,6 +17,7 @@ from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import describe, evaluate
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import teacher_checkpoint
+from sdkd_plugin.settings import flatten, override_pairs
 
 Scores = Mapping[str, float]
 

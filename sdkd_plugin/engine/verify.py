@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import flatten, load_config, scaled_config
+from sdkd_plugin.config import load_config, scaled_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.engine.build import build_distiller, build_teacher
 from sdkd_plugin.engine.device import make_accelerator
@@ -19,7 +19,9 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_object
 from sdkd_plugin.idle import todays_identity
 from sdkd_plugin.runs.environment import describe_environment
-from sdkd_plugin.runs.folder import RunFolder, difference, recorded_threads
+from sdkd_plugin.runs.folder import RunFolder, recorded_threads
+from sdkd_plugin.runs.identity import difference
+from sdkd_plugin.settings import flatten
 
 
 def verify(path: Path, steps: int | None = None, overrides: Sequence[str] = ()) -> bool:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import configs_folder, flatten, load_config
+from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import PUBLISHED_TEACHERS, teacher_checkpoint
 from sdkd_plugin.registry import METHODS, MODELS
+from sdkd_plugin.settings import flatten
 
 # What a teacher's training takes over from its student's: the data, the length of the schedule, and
 # where things lie and run. All else is its own recipe's, the learning rate above all.

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sdkd_plugin.config import override_pairs
 from sdkd_plugin.errors import UserError, shown, unknown
+from sdkd_plugin.settings import override_pairs
 from sdkd_plugin.strict_yaml import read_yaml
 
 KEYS: dict[str, type] = {

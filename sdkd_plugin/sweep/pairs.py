@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from sdkd_plugin.config import active_config, default_config, flatten, load_config
+from sdkd_plugin.config import active_config, default_config, load_config
 from sdkd_plugin.runs.teacher import vanilla_file
+from sdkd_plugin.settings import flatten
 from sdkd_plugin.sweep.file import Settings
 
 

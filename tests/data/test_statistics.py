@@ -17,7 +17,7 @@ from sdkd_plugin.data.dataset import Dataset, Images, content_hash, load_dataset
 from sdkd_plugin.data.statistics import count_levels, mean_and_std
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import DATASETS, Entry
-from sdkd_plugin.runs.folder import data_identity
+from sdkd_plugin.runs.identity import data_identity
 from sdkd_plugin.table import published
 
 GIVEN = ("DATASET.MEAN", [0.1, 0.2, 0.3], "DATASET.STD", [0.4, 0.5, 0.6])

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from cases import CASES
 
-from sdkd_plugin.config import flatten, load_config
+from sdkd_plugin.config import load_config
 from sdkd_plugin.models import build_model
 from sdkd_plugin.models.probe import pooled_dim
 from sdkd_plugin.registry import METHODS, MODELS, Entry
+from sdkd_plugin.settings import flatten
 from sdkd_plugin.upstream.registration import needs_trainer, obstacle
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "cifar100"

@@ -24,12 +24,13 @@ from support.tiny import (
 from tensorboardX.proto.event_pb2 import Event
 
 from sdkd_plugin.__main__ import main
-from sdkd_plugin.config import active_config, flatten, load_config
+from sdkd_plugin.config import active_config, load_config
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.run import teacher_config, train
 from sdkd_plugin.files import sha256
 from sdkd_plugin.runs.environment import describe_environment
+from sdkd_plugin.settings import flatten
 
 KD = {"DISTILLER.TYPE": "KD"}
 

@@ -12,7 +12,7 @@ from sdkd_plugin.__main__ import main
 from sdkd_plugin.config import load_config
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.engine.run import train
-from sdkd_plugin.runs.folder import data_identity
+from sdkd_plugin.runs.identity import data_identity
 
 OWN = {"DATASET.IMAGE_SIZE": 4, "DATASET.MEAN": [0.2, 0.3, 0.4], "SOLVER.EPOCHS": 1}
 

@@ -11,7 +11,8 @@ from support.tiny import tiny_config
 from sdkd_plugin.data.dataset import Dataset, Images
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_json
-from sdkd_plugin.runs.folder import RunFolder, difference, run_identity
+from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.identity import difference, run_identity
 
 
 def folder_of(

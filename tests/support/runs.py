@@ -11,7 +11,8 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, load_config
 from sdkd_plugin.data.cifar100 import MEAN, STD
-from sdkd_plugin.runs.folder import RunFolder, run_identity
+from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.identity import run_identity
 from sdkd_plugin.runs.read import Run
 from sdkd_plugin.runs.record import ACCURACIES, Metric, Result
 from sdkd_plugin.table.published import CIFAR100

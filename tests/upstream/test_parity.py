@@ -287,7 +287,8 @@ def test_fault_methods_that_crash_on_a_pair_either_run_here_or_say_why(upstream,
 def test_both_hosts_resolve_our_configs_to_the_same_shared_config(upstream):
     from pathlib import Path
 
-    from sdkd_plugin.config import configs_folder, default_config, flatten
+    from sdkd_plugin.config import configs_folder, default_config
+    from sdkd_plugin.settings import flatten
     from sdkd_plugin.upstream import register
 
     register()
