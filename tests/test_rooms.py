@@ -25,18 +25,9 @@ ROOMS = (  # top first
     "models",
 )
 GROUND = (  # knows no method
-    *(
-        "idle",
-        "config",
-        "settings",
-        "strict_yaml",
-        "renames",
-        "defaults",
-        "allowed",
-        "weights",
-        "forms",
-    ),
-    *("files", "randomness", "signals", "plugins", "registry", "printable", "errors"),
+    *("idle", "config", "settings", "strict_yaml", "renames", "defaults", "allowed"),
+    *("weights", "forms", "files", "randomness", "signals", "plugins", "registry"),
+    *("printable", "errors"),
 )
 
 

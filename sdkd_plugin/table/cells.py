@@ -65,18 +65,21 @@ class TableCell:
         """Mean and spread over seeds of a cell with finished runs. statistic: last | best."""
         return summarize(list(self.scores(statistic).values()))
 
+    @property
+    def alone(self) -> list[Run]:
+        """The finished runs that were trained alone, whose times and memory are their own."""
+        return [run for run in self.finished if run.record.group_size == 1]
+
     def mean_of(self, key: str) -> float | None:
-        """Mean of a cost in the records of the finished runs; None if a run's host does not record
-        it.
+        """Mean of a cost in the records of the runs that were trained alone; None if there is none,
+        or a run's host does not record it.
         """
-        values = [getattr(run.record, key) for run in self.finished]
-        return None if None in values else fmean(values)
+        values = [getattr(run.record, key) for run in self.alone]
+        return None if None in values or not values else fmean(values)
 
     @property
     def hours(self) -> float | None:
-        """Of training and evaluation, mean over the finished runs; None if a run's host does not
-        record it.
-        """
+        """Of training and evaluation, as `mean_of` has it."""
         seconds = self.mean_of("wall_seconds")
         return None if seconds is None else seconds / 3600
 

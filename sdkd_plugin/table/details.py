@@ -132,10 +132,16 @@ def _published_notes(lines: Sequence[_Line]) -> list[str]:
 
 
 def _cost_notes(lines: Sequence[_Line]) -> list[str]:
-    environments = [run.record.environment for line in lines for run in line.cell.finished]
+    environments = [run.record.environment for line in lines for run in line.cell.alone]
     devices = sorted({_device(environment) for environment in environments if environment})
 
     notes = []
+    together = sum(len(line.cell.finished) - len(line.cell.alone) for line in lines)
+    if together:
+        notes.append(
+            f"{together} runs were trained together with others, whose times and memory are no "
+            "run's own: hours and peak MiB leave them out"
+        )
     if devices:
         notes.append(
             f"hours and peak MiB: means over seeds, measured on {' and on '.join(devices)}"

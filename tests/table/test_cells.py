@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.runs import bare_run
 
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.runs.read import Rejected
+from sdkd_plugin.runs.read import Rejected, Run
 from sdkd_plugin.table.cells import compare_runs
 
 
@@ -78,3 +79,19 @@ def test_rows_stand_as_papers_print_them():
 def test_no_usable_run_tells_why():
     with pytest.raises(UserError, match="no run can be used; bad: torn"):
         compare_runs([], [Rejected(Path("bad"), "torn")])
+
+
+def test_costs_are_those_of_runs_alone():
+    """KD's seed 1 was trained with seven others, DKD's only run, too."""
+
+    def costing(run: Run, seconds: float, group_size: int) -> Run:
+        record = replace(run.record, wall_seconds=seconds, group_size=group_size)
+        return replace(run, result=record)
+
+    kd = [costing(bare_run(seed=0), 7200.0, 1), costing(bare_run(seed=1), 360.0, 8)]
+    dkd = costing(bare_run("DKD"), 360.0, 8)
+    comparison = compare_runs([*kd, dkd])
+    assert comparison.cells["KD", 0].hours == 2.0
+    assert comparison.cells["KD", 0].summary("last").n == 2
+    assert comparison.cells["DKD", 0].hours is None
+    assert comparison.cells["DKD", 0].mean_of("peak_memory_mib") is None

@@ -4,6 +4,7 @@ digits. A published table alone is printed as it stands.
 
 import csv
 import io
+from statistics import fmean
 from typing import Any
 
 from sdkd_plugin.printable import printable
@@ -132,7 +133,7 @@ def _score_fields(cell: TableCell) -> dict[str, Any]:
         "gain_same_seeds": None if cell.gain is None else not cell.other_seeds,
         "hours": cell.hours,
         "peak_memory_mib": cell.mean_of("peak_memory_mib"),
-        "parameters": cell.mean_of("deployed_parameters"),
+        "parameters": fmean(run.record.deployed_parameters for run in cell.finished),
     }
 
 
