@@ -90,7 +90,7 @@ def test_costs_are_those_of_runs_alone():
 
     kd = [costing(bare_run(seed=0), 7200.0, 1), costing(bare_run(seed=1), 360.0, 8)]
     dkd = costing(bare_run("DKD"), 360.0, 8)
-    comparison = compare_runs([*kd, dkd])
+    comparison = compare_runs([*kd, dkd], [])
     assert comparison.cells["KD", 0].hours == 2.0
     assert comparison.cells["KD", 0].summary("last").n == 2
     assert comparison.cells["DKD", 0].hours is None
