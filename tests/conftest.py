@@ -75,3 +75,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def programs(wheel: Path) -> Path:
     """bin/ of a fresh environment with the wheel."""
     return make_environment(wheel.parent / "env", wheel)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints how many inputs each test of the fuzz tier tried, and how they ended."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    for report in reports:
+        for key, value in getattr(report, "user_properties", []):
+            if key == "fuzz" and report.when == "teardown":
+                terminalreporter.write_line(f"fuzz: {value}")

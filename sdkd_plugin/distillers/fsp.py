@@ -53,8 +53,8 @@ def fsp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
 
 def _flows(feats: Sequence[Tensor]) -> list[Tensor]:
     """From each map to the next, [N, C_(l+1), C_l] each."""
-    wide = [at_least_float32(feat) for feat in feats]
-    return [flow(bottom, top) for bottom, top in pairwise(wide)]
+    # each flow widens for itself: the bits of a half precision gradient depend on it
+    return [flow(at_least_float32(low), at_least_float32(high)) for low, high in pairwise(feats)]
 
 
 @METHODS.register(
