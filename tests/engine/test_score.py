@@ -139,7 +139,7 @@ def test_the_same_data_from_another_place_are_the_same(teacher, tmp_path, capsys
     assert main(asked) == 0
     shown = capsys.readouterr().out
     assert "data: 10 classes (0, 1, 2, 3, 4, ...), 14 to 15 training images of each, 8x8" in shown
-    assert "note:" not in shown
+    assert "does not say which classes" not in shown
 
 
 def test_a_file_that_says_nothing_is_noted_and_a_teacher_at_chance_warned_of(tmp_path, capsys):

@@ -172,10 +172,10 @@ def test_a_log_is_named_by_its_label_as_far_as_that_names_a_file():
 def test_a_failures_last_line_is_found_in_a_long_log(tmp_path):
     log = tmp_path / "x.log"
     log.write_bytes(b"\xff" * 100_000 + b"\rerror: the reason\n")
-    assert execute._error(2, log) == f"exit code 2: error: the reason (see {log})"
-    assert execute._error(0, log) is None
+    assert execute.error_of(2, log) == f"exit code 2: error: the reason (see {log})"
+    assert execute.error_of(0, log) is None
     log.write_bytes(b"")
-    assert "no output" in execute._error(-9, log)
+    assert "no output" in execute.error_of(-9, log)
 
 
 @pytest.mark.parametrize(
