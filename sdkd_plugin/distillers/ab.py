@@ -52,7 +52,7 @@ def ab_loss(
                 f"{list(teacher.shape)} (teacher) per batch: its connectors fit images of 32x32 "
                 "pixels; set DATASET.IMAGE_SIZE to 32"
             )
-        student = at_least_float32(student)
+        student = at_least_float32(student)  # [N, C, H, W]
         gap = torch.where(teacher > 0, margin - student, student + margin).relu()  # [N, C, H, W]
         total = total / 2 + gap.square().sum()
     return SCALE / len(preacts_student[0]) * total

@@ -109,13 +109,13 @@ class _ContrastiveLoss(torch.autograd.Function):
         pull[:, 1:].neg_()
         # -batch * d loss / d scores
         pull = scores.zero_().scatter_add_(1, contrastive_index, pull)  # [B, M]
-        ctx.save_for_backward(pull @ memory / (-tau * batch))
+        ctx.save_for_backward(pull @ memory / (-tau * batch))  # [B, D]
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (grad_emb,) = ctx.saved_tensors
+        (grad_emb,) = ctx.saved_tensors  # [B, D]
         return grad * grad_emb, None, None, None, None
 
 

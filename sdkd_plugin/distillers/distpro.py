@@ -58,7 +58,7 @@ def pathway_weights(alpha: Tensor, norm: str, kd_weight: float) -> Tensor:
     """
     if norm == "softmax":
         return torch.softmax(alpha, 0)
-    biased = torch.softmax(torch.cat([alpha, alpha.new_ones(1)]), 0)[:-1]
+    biased = torch.softmax(torch.cat([alpha, alpha.new_ones(1)]), 0)[:-1]  # [K]
     return biased if norm == "biased" else len(alpha) * kd_weight * biased
 
 
@@ -83,7 +83,7 @@ class Gate(nn.Module):
         self.conv = nn.Conv2d(channels, 1, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv(x)
+        return x * self.conv(x)  # [N, C, H, W] times [N, 1, H, W]
 
 
 class Pathway(nn.Module):
@@ -166,8 +166,8 @@ class DistPro(Distiller):
     """
 
     alpha: Tensor  # [K], then Adam's state for it
-    alpha_mean: Tensor
-    alpha_square: Tensor
+    alpha_mean: Tensor  # [K]
+    alpha_square: Tensor  # [K]
     alpha_steps: Tensor
     process: Tensor  # [T + 1, K]; row e: alpha at the end of epoch e of the search
 
@@ -240,7 +240,7 @@ class DistPro(Distiller):
             maps_teacher = self.teacher(image)[1]["preact_feats"]
 
         logits, losses = self._losses(theta, image, maps_teacher)
-        weights = pathway_weights(self.alpha, self.node.SEARCH_NORM, self.node.KD_WEIGHT)
+        weights = pathway_weights(self.alpha, self.node.SEARCH_NORM, self.node.KD_WEIGHT)  # [K]
         loss = self.node.CE_WEIGHT * cross_entropy(logits, target) + (weights * losses).sum()
         stepped = virtual_step(optimizer, theta, torch.autograd.grad(loss, list(theta.values())))
 
@@ -275,7 +275,7 @@ class DistPro(Distiller):
             _, feats_teacher = self.teacher(image)
 
         losses = self.pathways(feats_student["preact_feats"], feats_teacher["preact_feats"])  # [K]
-        alpha = self.alpha if self.searches else replayed(self.process, progress)
+        alpha = self.alpha if self.searches else replayed(self.process, progress)  # [K]
         norm = self.node.SEARCH_NORM if self.searches else self.node.TRAIN_NORM
         weights = pathway_weights(alpha, norm, self.node.KD_WEIGHT)  # [K]
 

@@ -72,7 +72,7 @@ def split_target(logits: Tensor, target: Tensor, tau: float) -> tuple[Tensor, Te
     Returns:
         [N, 2] and [N, K - 1].
     """
-    logits = at_least_float32(logits)
+    logits = at_least_float32(logits)  # [N, K]
     target = target.unsqueeze(1)  # [N, 1]
 
     column = torch.arange(logits.shape[1] - 1, device=logits.device)  # [K - 1]

@@ -54,8 +54,8 @@ def ft_loss(factor_student: Tensor, factor_teacher: Tensor, phi: str) -> Tensor:
         scalar, at least 0; mean over the batch and the P entries.
     Source: arXiv 1802.04977 ("full"); "spatial" as in RepDistiller b84f547 (its p1 = 2, p2 = 1).
     """
-    student = at_least_float32(factor_student)
-    teacher = at_least_float32(factor_teacher)
+    student = at_least_float32(factor_student)  # [N, C, H, W]
+    teacher = at_least_float32(factor_teacher)  # [N, C, H', W']
     if phi == "spatial":
         student, teacher = (f.square().mean(1) for f in pool_pair(student, teacher))  # [N, H, W]
     # DIFF 2: a factor of zeros gets no gradient
@@ -144,7 +144,7 @@ class FT(Distiller):
         feat_teacher = feats_teacher["feats"][-1]  # [N, C_T, H, W]
 
         if self.phase is not None and self.phase.name == INIT:
-            reconstruction = at_least_float32(self.paraphraser(feat_teacher))
+            reconstruction = at_least_float32(self.paraphraser(feat_teacher))  # [N, C_T, H, W]
             loss = F.mse_loss(reconstruction, at_least_float32(feat_teacher))
             return logits_teacher, {"loss_kd": loss}
 

@@ -141,7 +141,7 @@ def singular_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
     distance = top_values[:, None] - values[:, :, None]  # [N, M, n]
     # s^2 is the precision: s lies half way to it, in digits
-    inverse = distance / (distance.square() + precision)
+    inverse = distance / (distance.square() + precision)  # [N, M, n]
     # the value of this sum is 0; its gradient is the one above, since all but `gram` are constants
     top = top + vectors @ (inverse * (vectors.mT @ ((gram - gram.detach()) @ top)))
 
@@ -149,7 +149,7 @@ def singular_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     # DIFF 3: NaN if the matrix is not finite, so that the loop can tell
     top = torch.where(there[:, None], top, 0 * norm)
     if wide:
-        top = x.mT @ top
+        top = x.mT @ top  # [N, D, n]
         top = top / torch.where(there, torch.linalg.vector_norm(top, dim=1), 1)[:, None]
     return top, top_values.clamp_min(0).sqrt()
 

@@ -99,7 +99,7 @@ def normalised(logits: Tensor, scale: float) -> Tensor:
     Returns:
         [B, K].
     """
-    logits = at_least_float32(logits)
+    logits = at_least_float32(logits)  # [B, K]
     return scale * F.layer_norm(logits, logits.shape[1:], eps=EPS)
 
 
@@ -149,7 +149,7 @@ def _affine(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()  # [C_out]
     matrix = scale[:, None] * convolution(layers).weight.double()[:, :, 0, 0]
-    shift = norm.bias.double() - scale * norm.running_mean.double()
+    shift = norm.bias.double() - scale * norm.running_mean.double()  # [C_out]
     return matrix, shift
 
 
@@ -185,8 +185,8 @@ class NORM(Distiller):
     def __init__(self, student: CifarNet, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.NORM
-        own = probe(student)[1]["head_in"].shape
-        theirs = probe(teacher)[1]["feats"][-1].shape
+        own = probe(student)[1]["head_in"].shape  # [1, C, H, W]
+        theirs = probe(teacher)[1]["feats"][-1].shape  # [1, C_T, H', W']
         if own[2] > theirs[2]:
             sizes = f"{own[2]}x{own[2]} and {theirs[2]}x{theirs[2]}"
             raise UserError(
@@ -201,15 +201,15 @@ class NORM(Distiller):
         return fold(self.student, self.transform)
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits_student, expanded = self.unfolded(image)
+        logits_student, expanded = self.unfolded(image)  # [B, K], [B, N C_T, H, W]
         with torch.no_grad():
             logits_teacher, feats_teacher = self.teacher(image)  # [N, K]
 
         own = logits_student
         theirs = logits_teacher
         if self.node.LOGIT_NORM:
-            own = normalised(own, self.node.LOGIT_SCALE)
-            theirs = normalised(theirs, self.node.LOGIT_SCALE)
+            own = normalised(own, self.node.LOGIT_SCALE)  # [B, K]
+            theirs = normalised(theirs, self.node.LOGIT_SCALE)  # [B, K]
         # WRN's map is the raw sum before its norm, on both sides
         feat = norm_loss(expanded, feats_teacher["feats"][-1], self.node.N)
         kd = kd_loss(own, theirs, self.node.TAU)

@@ -54,9 +54,9 @@ def ofd_loss(
     """
     total = maps_student[0].new_zeros(())
     for student, teacher, margin in zip(maps_student, preacts_teacher, margins, strict=True):
-        student = at_least_float32(student)
+        student = at_least_float32(student)  # [N, C, H, W]
         goal = pool_to(at_least_float32(teacher), student.shape[2:]).maximum(margin)  # [N, C, H, W]
-        counts = (student > goal) | (goal > 0)
+        counts = (student > goal) | (goal > 0)  # [N, C, H, W]
         total = total / 2 + torch.where(counts, student - goal, 0).square().sum()
     return total / len(maps_student[0])
 
@@ -75,8 +75,8 @@ def margin(norm: nn.BatchNorm2d) -> Tensor:
     std = norm.weight.double().abs()  # [C]
     mean = norm.bias.double()  # [C]
     below = 0.5 * torch.erfc(mean / std / math.sqrt(2))  # P(x < 0)
-    density = torch.exp(-0.5 * (mean / std).square()) / math.sqrt(2 * math.pi)
-    expected = torch.where(below > 0.001, mean - std * density / below, -3 * std)
+    density = torch.exp(-0.5 * (mean / std).square()) / math.sqrt(2 * math.pi)  # [C]
+    expected = torch.where(below > 0.001, mean - std * density / below, -3 * std)  # [C]
     return expected.to(norm.weight.dtype).view(1, -1, 1, 1)
 
 
@@ -127,7 +127,7 @@ class OFD(Distiller):
         own = feats_student["preact_feats"][-self.depth :]
         theirs = feats_teacher["preact_feats"][-self.depth :]
         maps = [connect(x) for connect, x in zip(self.connectors, own, strict=True)]
-        margins = [getattr(self, f"margin{i}") for i in range(self.depth)]
+        margins = [getattr(self, f"margin{i}") for i in range(self.depth)]  # [1, C_T, 1, 1] each
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
             "loss_kd": self.feat_weight * ofd_loss(maps, theirs, margins),

@@ -37,7 +37,7 @@ def neighbours(feat: Tensor) -> Tensor:
     Returns:
         [N, N], at least 0, rows of sum 1.
     """
-    feat = at_least_float32(feat)
+    feat = at_least_float32(feat)  # [N, D]
     # DIFF 1: a norm with a gradient at 0, where the reference codes' root of a sum has NaN
     rows = feat / (torch.linalg.vector_norm(feat, dim=1, keepdim=True) + EPS)  # [N, D]
     # DIFF 2: rounding can carry it below 0

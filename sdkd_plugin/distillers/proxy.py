@@ -57,11 +57,11 @@ class FFB(nn.Module):
         both = torch.cat([p, t], 1)  # [N, 2C, H, W]
         if self.kind == "gate":
             gates = torch.sigmoid(self.gates(both))  # [N, 2, H, W]
-            f = self.fuse(p * gates[:, :1] + t * gates[:, 1:])
+            f = self.fuse(p * gates[:, :1] + t * gates[:, 1:])  # [N, C, H, W]
         elif self.kind == "concat":
-            f = self.fuse(both)
+            f = self.fuse(both)  # [N, C, H, W]
         else:
-            f = p + self.fuse(both)
+            f = p + self.fuse(both)  # [N, C, H, W]
         return f if self.signed else F.relu(f)
 
 
@@ -99,7 +99,7 @@ class ProxyStage(nn.Module):
         return self.stage.layer
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        f = self.student_map
+        f = self.student_map  # [N, C, H, W]
         if f is None:
             f = self.stage(x)[0] if self.pair else self.stage(x)  # [N, C, H, W]
         if self.fusion is not None:

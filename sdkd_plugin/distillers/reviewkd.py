@@ -56,8 +56,8 @@ def hcl(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
         scalar, at least 0.
     Source: arXiv 2104.09044, section 3.3, weights as in the authors' code.
     """
-    a = at_least_float32(feat_student)
-    b = at_least_float32(feat_teacher)
+    a = at_least_float32(feat_student)  # [N, C, H, W]
+    b = at_least_float32(feat_teacher)  # [N, C, H, W]
     loss = F.mse_loss(a, b)
 
     weight = total = 1.0
@@ -106,12 +106,12 @@ class ABF(nn.Module):
         a = self.enter(x)  # [N, mid, H, W]
         if self.gates is not None:
             assert deeper is not None
-            r = F.interpolate(deeper, a.shape[2:], mode="nearest")
+            r = F.interpolate(deeper, a.shape[2:], mode="nearest")  # [N, mid, H, W]
             gates = torch.sigmoid(self.gates(torch.cat([a, r], 1)))  # [N, 2, H, W]
             g, h = gates.split(1, dim=1)
             a = a * g + r * h
         if a.shape[2:] != size:
-            a = F.interpolate(a, size, mode="nearest")
+            a = F.interpolate(a, size, mode="nearest")  # [N, mid, *size]
         return self.leave(a), a
 
 
@@ -180,7 +180,7 @@ class ReviewKD(Distiller):
         losses = []
         deeper = None
         for x, goal, abf in reversed(list(zip(own, self.goals, self.abfs, strict=True))):
-            output, deeper = abf(x, deeper, theirs[goal].shape[2:])
+            output, deeper = abf(x, deeper, theirs[goal].shape[2:])  # [N, C_T, H, W]
             losses.append(hcl(output, theirs[goal]))
 
         loss = add_up(losses)

@@ -53,13 +53,13 @@ def relations(feat: Tensor, squared: bool, eps: float) -> tuple[Tensor, Tensor]:
     Returns:
         [N, N] and [N, N, N].
     """
-    feat = at_least_float32(feat)
+    feat = at_least_float32(feat)  # [N, D]
     # DIFF 1: differences, which the angles need anyway; |a|^2 + |b|^2 - 2 a.b would cancel digits
     difference = feat[None] - feat[:, None]  # [N, N, D]: from i to j
     squares = difference.square().sum(2)  # [N, N]
     lengths = squares.clamp_min(eps).sqrt()  # [N, N]
 
-    same = torch.eye(len(feat), dtype=torch.bool, device=feat.device)
+    same = torch.eye(len(feat), dtype=torch.bool, device=feat.device)  # [N, N]
     distance = torch.where(same, 0, squares.clamp_min(eps) if squared else lengths)  # [N, N]
     # DIFF 3: a batch of one gives 0, not NaN
     mean = distance.sum() / max(len(feat) * (len(feat) - 1), 1)
@@ -67,7 +67,7 @@ def relations(feat: Tensor, squared: bool, eps: float) -> tuple[Tensor, Tensor]:
 
     # DIFF 2: no direction between images closer than eps, to which F.normalize would hand 1e12
     # times the gradient
-    inverse = torch.where(squares > eps, lengths.reciprocal(), 0)
+    inverse = torch.where(squares > eps, lengths.reciprocal(), 0)  # [N, N]
     direction = difference * inverse[:, :, None]  # [N, N, D]
     return relative, direction @ direction.mT
 
@@ -110,8 +110,8 @@ class RKD(Distiller):
             _, feats_teacher = self.teacher(image)
 
         distance, angle = rkd_losses(
-            feats_student["pooled_feat"],
-            feats_teacher["pooled_feat"],
+            feats_student["pooled_feat"],  # [N, D_S]
+            feats_teacher["pooled_feat"],  # [N, D_T]
             self.node.PDIST.SQUARED,
             self.node.PDIST.EPSILON,
         )

@@ -165,7 +165,7 @@ class SDKD(Distiller):
             with torch.no_grad():
                 z_t, teacher_feats = self.teacher(image)  # [N, K]
         if self.proxy is not None:
-            s = feats[self.proxy.family.maps]
+            s = feats[self.proxy.family.maps]  # [N, C_k, H_k, W_k] each, as f and t
             z_p, f = self.proxy(image, self.student, s, self._teacher_maps(teacher_feats), epoch)
 
         self.terms = {}

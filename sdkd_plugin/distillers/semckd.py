@@ -145,7 +145,7 @@ class Attention(nn.Module):
         for feat_student, row in zip(feats_student, self.regressors, strict=True):
             for feat_teacher, regress in zip(feats_teacher, row.children(), strict=True):
                 source, goal = same_size(feat_student, feat_teacher)  # [B, C, H, W] each
-                error = at_least_float32(regress(source)) - at_least_float32(goal)
+                error = at_least_float32(regress(source)) - at_least_float32(goal)  # [B, C, H, W]
                 distances.append(error.square().mean((1, 2, 3)))  # [B]
 
         # DIFF 3: float32 also under autocast, since Gram matrices overflow float16

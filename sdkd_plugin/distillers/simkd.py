@@ -87,7 +87,7 @@ class Reused(nn.Module):
         self.shrink = shrink
 
     def forward(self, image: Tensor) -> tuple[Tensor, Feats]:
-        feats, preact_feats, head_in = self.backbone.maps(image)
+        feats, preact_feats, head_in = self.backbone.maps(image)  # head_in: [N, D_S, H, W]
         if self.shrink > 1:
             size = [math.ceil(side / self.shrink) for side in head_in.shape[2:]]
             head_in = pool_to(head_in, size)
@@ -136,10 +136,10 @@ class SimKD(Distiller):
         return Reused(self.student, self.projector, self.teacher.classifier_module(), self.shrink)
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
-        logits, feats = self.deployed()(image)
+        logits, feats = self.deployed()(image)  # [N, K]
         with torch.no_grad():
             # DIFF 3: never negative, as the projected map
-            map_teacher = self.teacher(image)[1]["head_in"]
+            map_teacher = self.teacher(image)[1]["head_in"]  # [N, D_T, H, W]
         # DIFF 4: the cross entropy is that of the network that ships
         return logits, {
             "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits, target),

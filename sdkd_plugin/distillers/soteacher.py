@@ -70,7 +70,7 @@ def lipschitz(net: nn.Module) -> Tensor:
 
 def _stretch(norm: nn.BatchNorm2d) -> Tensor:
     assert norm.running_var is not None
-    return (norm.weight.abs() / (norm.running_var + norm.eps).sqrt()).max()
+    return (norm.weight.abs() / (norm.running_var + norm.eps).sqrt()).max()  # of [C]
 
 
 def consistency(probabilities: Tensor, history: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class SoTeacher(Distiller):
         The images' rows of the history are compared with first and renewed after.
         """
         assert self.phase is not None
-        logits, _ = self.teacher(image)
+        logits, _ = self.teacher(image)  # [N, K]
         probabilities = torch.softmax(at_least_float32(logits), dim=1)  # [N, K]
         lip = lipschitz(self.teacher)
         consist = consistency(probabilities, self.history[index])

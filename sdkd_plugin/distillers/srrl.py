@@ -84,7 +84,7 @@ class Connector(nn.Module):
     def forward(self, head_in: Tensor) -> Tensor:
         """[N, D_S, H, W] to [N, D_T]."""
         x = head_in.mean((2, 3), keepdim=True) if self.pools_first else head_in
-        return self.transfer(x).mean((2, 3))
+        return self.transfer(x).mean((2, 3))  # [N, D_T]
 
 
 @METHODS.register("SRRL", config=CONFIG, allowed=ALLOWED, renamed={"T": "TAU"})
