@@ -81,8 +81,8 @@ def test_a_signal_while_a_file_is_written_leaves_no_piece_of_it(
     assert_same_run(straight, latest.parent)
 
 
-def test_a_signal_inside_torchs_writer_is_no_failed_write(tmp_path, monkeypatch):
-    """There it comes out as a RuntimeError, which must not be told as a full disk."""
+def test_a_signal_inside_torchs_writer_ends_the_command(tmp_path, monkeypatch):
+    """And the half file is gone."""
 
     class File:
         def __init__(self, file):
