@@ -147,8 +147,8 @@ def test_what_is_ignored_stays_ignored():
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with interruptible():
-            kill_here(signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            kill_here(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, former)
 
