@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,20 @@ ENDING = [
     pytest.param(signal.SIGHUP, 129, id="SIGHUP"),
     pytest.param(signal.SIGINT, 130, id="SIGINT"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """A terminal's handlers, however the tests were started: in the background some are ignored."""
+    usual = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    former = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
