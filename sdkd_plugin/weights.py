@@ -134,8 +134,8 @@ def _verify_digest(state: dict[str, Any], path: Path) -> None:
     del state[DIGEST]
     if digest(state) != recorded:
         raise UserError(
-            f"checkpoint {path} is damaged: its content and its digest differ; if it was changed on "
-            f"purpose, save it without its {DIGEST!r}"
+            f"checkpoint {path} is damaged: its content and its digest differ; if it was "
+            f"changed on purpose, save it without its {DIGEST!r}"
         )
 
 

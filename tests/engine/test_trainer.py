@@ -245,9 +245,9 @@ def test_checkpoints_are_kept_every_so_many_epochs_and_best_is_the_bests(tmp_pat
         "student_best",
         "student_2",
     }
-    assert {
-        path.name for path in folder.iterdir() if path.suffix in ("", ".previous")
-    } - {".lock"} == kept
+    assert {path.name for path in folder.iterdir() if path.suffix in ("", ".previous")} - {
+        ".lock"
+    } == kept
     assert [
         read(folder / name)["epoch"] for name in ("latest", "latest.previous", "best", "epoch_2")
     ] == [3, 2, 2, 2]
