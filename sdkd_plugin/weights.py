@@ -137,7 +137,10 @@ def _verify_digest(state: dict[str, Any], path: Path) -> None:
         return
     del state[DIGEST]
     if digest(state) != recorded:
-        raise UserError(f"checkpoint {path} is damaged: its content and its digest differ")
+        raise UserError(
+            f"checkpoint {path} is damaged: its content and its digest differ; if it was "
+            f"changed on purpose, save it without its {DIGEST!r}"
+        )
 
 
 def load_weights(model: nn.Module, path: str | Path, name: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,20 @@ ENDING = [
     pytest.param(signal.SIGHUP, 129, id="SIGHUP"),
     pytest.param(signal.SIGINT, 130, id="SIGINT"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """A terminal's handlers, however the tests were started: in the background some are ignored."""
+    usual = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    former = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +96,8 @@ def test_a_signal_while_a_file_is_written_leaves_no_piece_of_it(
     assert_same_run(straight, latest.parent)
 
 
-def test_a_signal_inside_torchs_writer_is_no_failed_write(tmp_path, monkeypatch):
-    """There it comes out as a RuntimeError, which must not be told as a full disk."""
+def test_a_signal_inside_torchs_writer_ends_the_command(tmp_path, monkeypatch):
+    """And the half file is gone."""
 
     class File:
         def __init__(self, file):
@@ -147,8 +162,8 @@ def test_what_is_ignored_stays_ignored():
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with interruptible():
-            kill_here(signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            kill_here(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, former)
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from support.tiny import assert_bits_equal
 from sdkd_plugin import weights
 from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.signals import Interrupted
 
 STATE = {
     "model": {"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(7)},
@@ -58,6 +60,21 @@ def test_torchs_own_name_for_a_full_disk_is_translated(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(UserError, match="No space left on device"):
         checkpoint.save(STATE, tmp_path / "latest")
+
+
+def test_a_signal_that_torch_hides_is_no_failed_write(tmp_path, monkeypatch):
+    """Its zip writer raises of its own while the signal's exception passes through it."""
+
+    def save(state, file):
+        try:
+            raise Interrupted(signal.SIGTERM)
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672]")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(Interrupted):
+        checkpoint.save(STATE, tmp_path / "latest")
+    assert names(tmp_path) == []
 
 
 def test_keep_previous_keeps_exactly_one(tmp_path):

@@ -36,6 +36,7 @@ def simkd(folder) -> Path:
 
 
 def saved(path: Path) -> dict:
+    """What the file holds, but for its digest."""
     return weights.load(path / "student_latest")
 
 
