@@ -23,6 +23,7 @@ test-all: .venv/installed lint
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 benchmarks: .venv/installed
 	$(BIN)/python benchmarks/throughput.py

@@ -1,6 +1,4 @@
-"""One row per method: it gives the method every shared test in
-tests/distillers/test_contract.py.
-"""
+"""One row per method gives it every shared test in tests/distillers/test_contract.py."""
 
 from dataclasses import dataclass, field
 

@@ -1,6 +1,4 @@
-"""What every test shares: where the real data lies, if it does, and the package installed from a
-wheel.
-"""
+"""What every test shares: where real data lies, if it does, and the package out of a wheel."""
 
 import shutil
 import sys
@@ -21,22 +19,18 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder with real CIFAR-100 and teachers; the test is skipped, saying so, where it is
-    absent.
-    """
+    """The folder with real CIFAR-100 and teachers; without it the test is skipped, saying so."""
     if not SHARED.is_dir():
         pytest.skip(
-            f"needs the real CIFAR-100 and teachers in {SHARED}, which are not part of this "
-            f"repository"
+            f"needs the real CIFAR-100 and teachers in {SHARED}, "
+            "which are not part of this repository"
         )
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def write_run() -> Callable[..., Path]:
-    """The function that writes a run under a given LOG.PREFIX, for fixtures that several tests
-    share.
-    """
+    """Writes a run under a given LOG.PREFIX; a function for fixtures that several tests share."""
     return runs.write_run
 
 
@@ -70,17 +64,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "output", "__pycache__")
     source = shutil.copytree(ROOT, folder / "source", ignore=ignored)
-    call(
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        folder,
-        source,
-        cwd=folder,
-    )
+    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source)
+    call(sys.executable, *build, cwd=folder)
     shutil.rmtree(source)
     (wheel,) = folder.glob("*.whl")
     return wheel

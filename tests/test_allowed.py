@@ -1,6 +1,4 @@
-"""What keys may hold: which values each kind admits, how it says itself, and that no key is
-forgotten.
-"""
+"""What keys may hold: which values each kind admits, how it says itself; no key is forgotten."""
 
 import math
 

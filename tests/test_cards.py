@@ -1,6 +1,4 @@
-"""Each method's card lists its settings as they are registered: every key, its default, what it may
-hold.
-"""
+"""Each method's card lists its settings as registered: every key, its default, what it may hold."""
 
 import ast
 import re

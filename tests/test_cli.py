@@ -1,5 +1,6 @@
-"""The command line: whatever the user gets wrong is one line on stderr and exit code 2, and nothing
-is lost.
+"""The command line: whatever the user gets wrong is one line on stderr and exit code 2.
+
+And nothing is lost.
 """
 
 import os

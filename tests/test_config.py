@@ -95,8 +95,9 @@ def test_values_take_their_defaults_type(key, text, wanted, tmp_path):
     ],
 )
 def test_text_that_yaml_takes_for_a_string_means_what_it_means_in_yacs(key, text, tmp_path):
-    """Yaml 1.1 wants a dot in a float: it reads `WEIGHT_DECAY: 5e-4` as a string, and yacs puts
-    that right.
+    """Yaml 1.1 wants a dot in a float, so that `WEIGHT_DECAY: 5e-4` is a string to it.
+
+    yacs puts that right.
     """
     node, leaf = key.split(".")
     path = yaml_file(tmp_path, f"{node}: {{{leaf}: '{text}'}}")

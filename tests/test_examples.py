@@ -1,6 +1,4 @@
-"""examples/outside: a method and a model that no file of the package knows, used as its README
-says.
-"""
+"""examples/outside: a method and a model that no file of the package knows, as its README says."""
 
 import importlib
 import inspect

@@ -23,8 +23,8 @@ def registry(tmp_path, monkeypatch) -> Registry:
         head + "@REGISTRY.register('ant')\ndef ant():\n    return 'ant'\n"
     )
     (tmp_path / "test_zoo_registry.py").write_text(
-        "from sdkd_plugin.registry import Registry\nREGISTRY = Registry('animal', 'CAGE.ANIMAL', "
-        "'zoo_of_tests')\n"
+        "from sdkd_plugin.registry import Registry\n"
+        "REGISTRY = Registry('animal', 'CAGE.ANIMAL', 'zoo_of_tests')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield importlib.import_module("test_zoo_registry").REGISTRY

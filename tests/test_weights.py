@@ -82,9 +82,7 @@ def test_code_in_a_checkpoint_is_not_run(legacy, tmp_path):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_damage_of_every_kind_is_a_users_error(legacy, tmp_path):
-    """Cut anywhere, or with bytes overwritten near either end, where the pickle and the directory
-    stand.
-    """
+    """Cut anywhere, or overwritten near either end, where the pickle and the directory stand."""
     path, rng, refused = tmp_path / "file", random.Random(0), 0
     torch.save(STATE, path, _use_new_zipfile_serialization=not legacy)
     whole = path.read_bytes()

@@ -27,8 +27,8 @@ def test_the_documented_commands_work_from_the_wheel(programs, tmp_path):
 @pytest.mark.slow
 def test_the_wheel_carries_every_config(programs, tmp_path):
     code = (
-        "from sdkd_plugin.config import configs_folder as f; print(*(p.relative_to(f()) for p "
-        "in f().rglob('*.yaml')))"
+        "from sdkd_plugin.config import configs_folder as f; "
+        "print(*(p.relative_to(f()) for p in f().rglob('*.yaml')))"
     )
     there = call(programs / "python", "-c", code, cwd=tmp_path).split()
     assert set(there) == {

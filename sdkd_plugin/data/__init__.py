@@ -1,3 +1,4 @@
-"""One data set type = one file that registers a builder; dataset.py loads, batches.py feeds,
-augment.py transforms.
+"""One data set type = one file that registers a builder.
+
+dataset.py loads, augment.py transforms, batches.py feeds.
 """

@@ -1,5 +1,6 @@
-"""Crop, flip and normalise whole batches of uint8 images; equal to torchvision's transforms, sample
-by sample.
+"""Crop, flip and normalise whole batches of uint8 images.
+
+Sample by sample the result is that of torchvision's transforms.
 """
 
 from collections.abc import Sequence
@@ -42,45 +43,47 @@ def epoch_table(
     order = generator.permutation(count)
     top, left = generator.integers(0, 2 * padding + 1, size=(2, count))
     flip = generator.integers(0, 2, size=count).astype(bool)
-    return EpochTable(*(torch.from_numpy(column).to(device) for column in (order, top, left, flip)))
+
+    columns = (order, top, left, flip)  # [N] each
+    return EpochTable(*(torch.from_numpy(column).to(device) for column in columns))
 
 
 def default_padding(size: int) -> int:
-    """Pixels of padding for images of this height: 4 at 32 pixels, in proportion elsewhere, at
-    least 1.
-    """
+    """Pixels of padding for images of this height: an eighth of it, so 4 at 32, but at least 1."""
     return max(1, round(size / 8))
 
 
 def crop_flip(
     images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Tensor | None
 ) -> Tensor:
-    """Pads with zero pixels, cuts a window of the old size at (top, left), then mirrors it where
-    `flip` is set.
+    """Pads with zero pixels, cuts a window of the old size, then mirrors it where `flip` is set.
 
     Crop and flip are one gather of whole pixels, whose cost does not depend on what was drawn.
 
     Args:
         images: [N, H, W, 3] uint8.
-        top, left: [N] in [0, 2 padding].
+        top, left: [N] the window's corner in the padded image, in [0, 2 padding].
         flip: [N] bool, or None to mirror none.
     """
     count, height, width, _ = images.shape
     padded = pad(images, (0, 0, padding, padding, padding, padding))  # [N, H+2p, W+2p, 3]
+
     columns = torch.arange(width, device=images.device).expand(count, width)
     if flip is not None:
         columns = torch.where(flip[:, None], width - 1 - columns, columns)
     columns = columns + left[:, None]  # [N, W]
+
+    # numbered through the whole batch
     rows = torch.arange(height, device=images.device) + top[:, None]  # [N, H]
     rows = rows + torch.arange(count, device=images.device)[:, None] * padded.shape[1]
-    # [N, H, W], numbered through the whole batch
-    pixels = rows[:, :, None] * padded.shape[2] + columns[:, None, :]
+    pixels = rows[:, :, None] * padded.shape[2] + columns[:, None, :]  # [N, H, W]
     return padded.view(-1, 3).index_select(0, pixels.view(-1)).view(images.shape)
 
 
 class Normalize:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W]: (x / 255 - mean) / std per channel, as one
-    multiply-add.
+    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W]: (x / 255 - mean) / std per channel.
+
+    It is computed as one multiply-add.
 
     Args:
         mean, std: per channel, of pixel values in [0, 1].
@@ -97,15 +100,14 @@ class Normalize:
         channels_last: bool,
         device: torch.device,
     ):
-        spread = torch.tensor(std, dtype=torch.float64)
-        self.scale = (1 / (255 * spread)).repeat(width).float().to(device)
-        self.shift = (
-            (-torch.tensor(mean, dtype=torch.float64) / spread).repeat(width).float().to(device)
-        )
+        centre = torch.tensor(mean, dtype=torch.float64)  # [3]
+        spread = torch.tensor(std, dtype=torch.float64)  # [3]
+        self.scale = (1 / (255 * spread)).repeat(width).float().to(device)  # [W * 3]
+        self.shift = (-centre / spread).repeat(width).float().to(device)  # [W * 3]
         self.channels_last = channels_last
 
     def __call__(self, images: Tensor) -> Tensor:
         rows = images.flatten(2).float()  # [N, H, W * 3]
-        # [N, 3, H, W]
-        image = torch.addcmul(self.shift, rows, self.scale).view(images.shape).permute(0, 3, 1, 2)
+        scaled = torch.addcmul(self.shift, rows, self.scale).view(images.shape)
+        image = scaled.permute(0, 3, 1, 2)  # [N, 3, H, W]
         return image if self.channels_last else image.contiguous()

@@ -1,5 +1,6 @@
-"""Batches as functions of (seed, epoch, position): no state, so any epoch can be had at any time,
-on any rank.
+"""Batches as functions of (seed, epoch, position).
+
+They have no state, so any epoch can be had at any time, on any rank.
 """
 
 from collections.abc import Iterator
@@ -60,41 +61,47 @@ class TrainBatches:
         drop_last: bool = False,
     ):
         self.device = torch.device(device)
-        self.count, self.batch_size = len(dataset.train), cfg.SOLVER.BATCH_SIZE
-        self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
-        self.seed = cfg.SOLVER.SEED if seed is None else seed
+        self.count = len(dataset.train)
+        self.batch_size: int = cfg.SOLVER.BATCH_SIZE
+        self.rank = rank
+        self.world_size = world_size
+        self.seed: int = cfg.SOLVER.SEED if seed is None else seed
+        self.drop_last = drop_last
         self._check_sizes()
+
         self.images = dataset.train.images.to(self.device)
         self.targets = dataset.train.targets.to(self.device)
+
         self.crops = cfg.DATASET.AUGMENT != "none"
         self.flips = cfg.DATASET.AUGMENT == "crop_flip" and dataset.flips
         self.padding = default_padding(self.images.shape[1])
         self.normalize = _normalize(dataset, self.images, cfg, self.device)
-        self.negatives = (
-            NegativeSampler(dataset, num_negatives, self.device) if num_negatives else None
-        )
+
+        self.negatives: NegativeSampler | None = None
+        if num_negatives:
+            self.negatives = NegativeSampler(dataset, num_negatives, self.device)
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return (
-            self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
-        )
+        if self.drop_last:
+            return self.count // self.batch_size
+        return -(-self.count // self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yields this rank's batches of one epoch (1-based), made one at a time as they are asked
-        for.
-        """
+        """Yields this rank's batches of one epoch (1-based), each made when it is asked for."""
         table = epoch_table(self.count, self.padding, self.seed, epoch, self.device)
         for number in range(len(self)):
-            everyone = table.order[number * self.batch_size : (number + 1) * self.batch_size]
+            start = number * self.batch_size
+            everyone = table.order[start : start + self.batch_size]  # all ranks' images
             index = everyone[self.rank :: self.world_size]
             target = self.targets[index]
+
             contrastive = None
             if self.negatives:
-                draws = self.negatives.draw(len(everyone), self.seed, epoch, number)[
-                    self.rank :: self.world_size
-                ]
-                contrastive = self.negatives.contrastive_index(index, target, draws)
+                draws = self.negatives.draw(len(everyone), self.seed, epoch, number)
+                own = draws[self.rank :: self.world_size]
+                contrastive = self.negatives.contrastive_index(index, target, own)
+
             yield Batch(self._image(index, table), target, index, contrastive)
 
     def _image(self, index: Tensor, table: EpochTable) -> Tensor:
@@ -107,39 +114,41 @@ class TrainBatches:
     def _check_sizes(self) -> None:
         if self.batch_size > self.count:
             raise UserError(
-                f"SOLVER.BATCH_SIZE is {self.batch_size}; allowed: 1 to {self.count}, the number "
-                f"of training images"
+                f"SOLVER.BATCH_SIZE is {self.batch_size}; allowed: 1 to {self.count}, "
+                "the number of training images"
             )
-        smallest = (
-            self.batch_size if self.drop_last else self.count % self.batch_size or self.batch_size
-        )
+
+        smallest = self.batch_size
+        if not self.drop_last:
+            smallest = self.count % self.batch_size or self.batch_size
         if smallest < self.world_size:
             raise UserError(
                 f"SOLVER.BATCH_SIZE {self.batch_size} leaves a batch of {smallest} of {self.count} "
-                f"images for {self.world_size} "
-                "processes; change SOLVER.BATCH_SIZE or DATASET.SUBSET, so that each gets one"
+                f"images for {self.world_size} processes; change SOLVER.BATCH_SIZE or "
+                "DATASET.SUBSET, so that each gets one"
             )
 
 
 class EvalBatches:
-    """The evaluated split in order, normalised, in batches of DATASET.TEST.BATCH_SIZE; yields
-    (image, target).
+    """The evaluated split in order, normalised, in batches of DATASET.TEST.BATCH_SIZE.
+
+    Yields (image [N, 3, H, W], target [N]).
     """
 
     def __init__(self, dataset: Dataset, cfg: CN, device: torch.device | str):
         self.device = torch.device(device)
         self.images = dataset.test.images.to(self.device)
         self.targets = dataset.test.targets.to(self.device)
-        self.batch_size = cfg.DATASET.TEST.BATCH_SIZE
+        self.batch_size: int = cfg.DATASET.TEST.BATCH_SIZE
         self.normalize = _normalize(dataset, self.images, cfg, self.device)
 
     def __len__(self) -> int:
         return -(-len(self.targets) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, target in zip(
-            self.images.split(self.batch_size), self.targets.split(self.batch_size), strict=True
-        ):
+        image_chunks = self.images.split(self.batch_size)
+        target_chunks = self.targets.split(self.batch_size)
+        for images, target in zip(image_chunks, target_chunks, strict=True):
             yield self.normalize(images), target
 
 

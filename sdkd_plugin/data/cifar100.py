@@ -12,34 +12,41 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import DATASETS
 
 # of the 50000 training images at 32x32, as they are published everywhere
-MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+MEAN = (0.5071, 0.4867, 0.4408)
+STD = (0.2675, 0.2565, 0.2761)
 SHAPES = ((50000, 32, 32, 3), (10000, 32, 32, 3))  # of its training and its test images
 CONTENT = "123fff178151842b"  # its `content_hash`, whatever file it comes from
-_FOLDER, _ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
+_FOLDER = "cifar-100-python"
+_ARCHIVE = "cifar-100-python.tar.gz"
 
 
 @DATASETS.register("cifar100")
 def cifar100(cfg: CN) -> Dataset:
-    """Reads DATASET.ROOT/cifar-100-python, whose files must have the published MD5 sums; downloads
-    it if allowed.
+    """Reads DATASET.ROOT/cifar-100-python: 50000 + 10000 images of 100 classes.
 
-    Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; 50000 + 10000
-    images, 100 classes.
+    Its files must have the published MD5 sums; else they are downloaded, if DATASET.DOWNLOAD
+    allows it.
 
     Raises:
         UserError: files missing or altered with DATASET.DOWNLOAD False, or a download that failed.
+
+    Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
     from torchvision.datasets import CIFAR100  # slow to import, and every start imports this file
 
-    root, download = cfg.DATASET.ROOT, cfg.DATASET.DOWNLOAD
+    root = cfg.DATASET.ROOT
+    download = cfg.DATASET.DOWNLOAD
     try:
-        train, test = (CIFAR100(root, train=split, download=download) for split in (True, False))
+        train = CIFAR100(root, train=True, download=download)
+        test = CIFAR100(root, train=False, download=download)
     except (OSError, RuntimeError, EOFError, tarfile.TarError, pickle.UnpicklingError) as error:
         raise UserError(_advice(root, download, error)) from error
+
     return Dataset(
         "cifar100",
         train.classes,
-        *(Images(torch.from_numpy(s.data), torch.tensor(s.targets)) for s in (train, test)),
+        Images(torch.from_numpy(train.data), torch.tensor(train.targets)),
+        Images(torch.from_numpy(test.data), torch.tensor(test.targets)),
         mean=MEAN,
         std=STD,
     )
@@ -54,16 +61,17 @@ def is_cifar100(train: Images, test: Images) -> bool:
 def _advice(root: str, download: bool, error: Exception) -> str:
     place = Path(root, _FOLDER)
     if not download:
-        state = (
-            "is not there" if not place.is_dir() else "is incomplete or altered (MD5 sums differ)"
-        )
+        state = "is not there"
+        if place.is_dir():
+            state = "is incomplete or altered (MD5 sums differ)"
         return (
-            f"CIFAR-100 at {str(place)!r} {state}; set DATASET.DOWNLOAD True, or DATASET.ROOT "
-            f"to the folder with {_FOLDER}"
+            f"CIFAR-100 at {str(place)!r} {state}; "
+            f"set DATASET.DOWNLOAD True, or DATASET.ROOT to the folder with {_FOLDER}"
         )
+
     reason = " ".join(str(error).split())
     return (
-        f"CIFAR-100 could not be downloaded to {root!r}: {reason}; put {_ARCHIVE} from its "
-        f"authors' page there yourself, "
+        f"CIFAR-100 could not be downloaded to {root!r}: {reason}; "
+        f"put {_ARCHIVE} from its authors' page there yourself, "
         "point DATASET.ROOT elsewhere, or use DATASET.TYPE npz"
     )

@@ -1,6 +1,4 @@
-"""A data set is two splits of uint8 images in memory; here they are cut to what the config asks
-for.
-"""
+"""A data set is two splits of uint8 images in memory, cut to what the config asks for."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -36,13 +34,11 @@ class Images:
         return len(self.targets)
 
     def take(self, positions: np.ndarray) -> "Images":
-        """The images at these positions, in this order; no copy when that is all of them in
-        order.
-        """
+        """The images at these positions, in this order; itself where that is all as they are."""
         if np.array_equal(positions, np.arange(len(self))):
             return self
-        positions = torch.from_numpy(positions)
-        return Images(self.images[positions], self.targets[positions])
+        chosen = torch.from_numpy(positions)
+        return Images(self.images[chosen], self.targets[chosen])
 
 
 @dataclass(frozen=True)
@@ -68,9 +64,10 @@ class Dataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mean and self.std:
             return
+
         mean, std = mean_and_std(count_levels(self.train.images))
         # frozen for everybody else
         object.__setattr__(self, "mean", self.mean or mean)
@@ -103,27 +100,29 @@ def load_dataset(cfg: CN) -> Dataset:
     data: Dataset = DATASETS[node.TYPE].build(cfg)
     if data.num_classes < 2:
         raise UserError(
-            f"data set {data.name!r} has {data.num_classes} class; at least 2 are needed: check "
-            f"DATASET.ROOT {node.ROOT!r}"
+            f"data set {data.name!r} has {data.num_classes} class; at least 2 are needed: "
+            f"check DATASET.ROOT {node.ROOT!r}"
         )
-    train, test = data.train, data.test
+
+    train = data.train
+    test = data.test
     if node.SUBSET < 1:
         counts = [max(1, round(node.SUBSET * count)) for count in _class_counts(train.targets)]
         train = train.take(choose_per_class(train.targets, counts, "subset"))
     if node.VAL_FRACTION > 0:
         train, test = hold_out(train, node.VAL_FRACTION, data.classes)
         data = replace(data, evaluates="val")
-    train, test = _sized(train, node.IMAGE_SIZE), _sized(test, node.IMAGE_SIZE)
+
+    train = _sized(train, node.IMAGE_SIZE)
+    test = _sized(test, node.IMAGE_SIZE)
     if train.images.shape[1:] != test.images.shape[1:]:
-        sizes = [
-            f"{name} {split.images.shape[2]}x{split.images.shape[1]}"
-            for name, split in (("train", train), ("test", test))
-        ]
         raise UserError(
-            f"images of data set {data.name!r} differ in size: {', '.join(sizes)}; set "
-            f"DATASET.IMAGE_SIZE"
+            f"images of data set {data.name!r} differ in size: train {_size(train)}, "
+            f"test {_size(test)}; set DATASET.IMAGE_SIZE"
         )
-    mean, std = tuple(node.MEAN) or data.mean, tuple(node.STD) or data.std
+
+    mean = tuple(node.MEAN) or data.mean
+    std = tuple(node.STD) or data.std
     return replace(data, train=train, test=test, mean=mean, std=std)
 
 
@@ -138,11 +137,10 @@ def content_hash(*splits: Images) -> str:
 
 
 def choose_per_class(targets: Tensor, counts: list[int], purpose: str) -> np.ndarray:
-    """Positions of counts[c] images of each class c, ascending, by a draw that depends on `purpose`
-    and len(targets) alone.
+    """Positions of counts[c] images of each class c, ascending.
 
-    Images are ranked once and the first of each class taken, so that smaller counts choose among
-    what larger ones do.
+    The draw depends on `purpose` and len(targets) alone: images are ranked once and the first of
+    each class taken, so that smaller counts choose among what larger ones do.
 
     Args:
         targets: [N] class numbers.
@@ -156,8 +154,9 @@ def choose_per_class(targets: Tensor, counts: list[int], purpose: str) -> np.nda
 
 
 def shrink(images: Tensor, size: int, what: str) -> Tensor:
-    """Averages the area under each new pixel, rounded to whole pixel values; images of that size
-    are returned as they are.
+    """Averages the area under each new pixel, rounded to whole pixel values.
+
+    Images of that size are returned as they are.
 
     Args:
         images: [N, H, W, 3] uint8.
@@ -174,10 +173,11 @@ def shrink(images: Tensor, size: int, what: str) -> Tensor:
             f"DATASET.IMAGE_SIZE is {size} but {what} is {width}x{height} and is never enlarged; "
             f"allowed: 0 (as stored) to {min(height, width)}"
         )
+
     result = images.new_empty(len(images), size, size, 3)
     for start in range(0, len(images), _RESIZE_CHUNK):
         chunk = images[start : start + _RESIZE_CHUNK].permute(0, 3, 1, 2).float()  # [n, 3, H, W]
-        averaged = interpolate(chunk, size=(size, size), mode="area").round()
+        averaged = interpolate(chunk, size=(size, size), mode="area").round()  # [n, 3, size, size]
         result[start : start + _RESIZE_CHUNK] = averaged.permute(0, 2, 3, 1).to(torch.uint8)
     return result
 
@@ -187,33 +187,40 @@ def _class_counts(targets: Tensor) -> list[int]:
 
 
 def hold_out(train: Images, fraction: float, classes: list[str]) -> tuple[Images, Images]:
-    """Splits off this fraction of each class, the same images whatever SOLVER.SEED is. Returns
-    (kept, held out).
+    """Splits off this fraction of each class, the same images whatever SOLVER.SEED is.
 
+    Returns:
+        (kept, held out).
     Raises:
         UserError: a class would be left without training images.
     """
     present = _class_counts(train.targets)
     counts = [max(1, round(fraction * count)) for count in present]
-    for label, (held, count) in enumerate(zip(counts, present, strict=True)):
-        if 0 < count <= held:
+    for label, (taken, count) in enumerate(zip(counts, present, strict=True)):
+        if 0 < count <= taken:
             raise UserError(
                 f"DATASET.VAL_FRACTION {fraction} holds out all {count} training images of class "
-                f"{classes[label]!r}; "
-                "lower it or raise DATASET.SUBSET"
+                f"{classes[label]!r}; lower it or raise DATASET.SUBSET"
             )
+
     held = choose_per_class(train.targets, counts, "val")
     kept = np.setdiff1d(np.arange(len(train)), held)
     return train.take(kept), train.take(held)
 
 
 def _sized(split: Images, size: int) -> Images:
-    height, width = split.images.shape[1:3]
     if size:
         return replace(split, images=shrink(split.images, size, "a stored image"))
+
+    height, width = split.images.shape[1:3]
     if height != width:
         raise UserError(
-            f"images are {width}x{height}; they must be square: set DATASET.IMAGE_SIZE, at most "
-            f"{min(height, width)}"
+            f"images are {_size(split)}; they must be square: "
+            f"set DATASET.IMAGE_SIZE, at most {min(height, width)}"
         )
     return split
+
+
+def _size(split: Images) -> str:
+    height, width = split.images.shape[1:3]
+    return f"{width}x{height}"

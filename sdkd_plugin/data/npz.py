@@ -21,13 +21,12 @@ _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.Bad
 
 @DATASETS.register("npz")
 def npz(cfg: CN) -> Dataset:
-    """Reads DATASET.ROOT, a file written by numpy.savez or savez_compressed; pickled contents are
-    never loaded.
+    """Reads DATASET.ROOT, a file written by numpy.savez or savez_compressed.
 
     Arrays: x_train and x_test [N, H, W, 3] uint8; y_train and y_test [N] integers from 0; classes
     [K] strings (without it, the classes are 0 to the largest training label); mean and std [3]
     numbers, of pixel values in [0, 1] (without them, those of x_train; where the contents are
-    CIFAR-100's, the constants that everybody uses for it).
+    CIFAR-100's, the constants that everybody uses for it). Pickled contents are never loaded.
 
     Raises:
         UserError: no such file, not an npz file, or an array that is missing, damaged or malformed,
@@ -38,16 +37,16 @@ def npz(cfg: CN) -> Dataset:
     for key in ("y_train", "y_test"):
         _check_labels(key, arrays[key], path)
     names = _names(arrays, path)
-    splits = [
-        _split(split, arrays[f"x_{split}"], arrays[f"y_{split}"], path)
-        for split in ("train", "test")
-    ]
-    given = {key: _constants(key, arrays[key], path) for key in CONSTANTS if key in arrays}
+    train = _split("train", arrays, path)
+    test = _split("test", arrays, path)
 
-    if is_cifar100(*splits):
+    given = {key: _constants(key, arrays[key], path) for key in CONSTANTS if key in arrays}
+    if is_cifar100(train, test):
         # the same images get the same constants, whatever file they come from
         given = {"mean": MEAN, "std": STD, **given}
-    return Dataset("npz", names, *splits, **given)
+    mean = given.get("mean", ())
+    std = given.get("std", ())
+    return Dataset("npz", names, train, test, mean=mean, std=std)
 
 
 def _read(path: str) -> dict[str, np.ndarray]:
@@ -55,108 +54,93 @@ def _read(path: str) -> dict[str, np.ndarray]:
     try:
         archive = np.load(path, allow_pickle=False)
     except _DAMAGE as error:
-        reason = (
-            getattr(error, "strerror", None)
-            or "it is none, or cut short, or a pickle, which is never loaded"
-        )
+        guess = "it is none, or cut short, or a pickle, which is never loaded"
+        reason = getattr(error, "strerror", None) or guess
         raise UserError(f"DATASET.ROOT {path!r} cannot be read as {_EXPECTED}: {reason}") from error
+
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise UserError(f"DATASET.ROOT {path!r} holds a single array; it must be {_EXPECTED}")
+
     with archive:
         there = [key for key in ("classes", *CONSTANTS) if key in archive.files]
         keys = ("x_train", "y_train", "x_test", "y_test", *there)
         return {key: _array(archive, key, path) for key in keys}
 
 
-def _array(archive: "np.lib.npyio.NpzFile", key: str, path: str) -> np.ndarray:
+def _array(archive: np.lib.npyio.NpzFile, key: str, path: str) -> np.ndarray:
     if key not in archive.files:
         raise UserError(
-            f"array {key!r} is missing from {path!r}, which holds: {', '.join(archive.files)}; it "
-            f"must be {_EXPECTED}"
+            f"array {key!r} is missing from {path!r}, which holds: {', '.join(archive.files)}; "
+            f"it must be {_EXPECTED}"
         )
+
     try:
         return archive[key]
     except _DAMAGE as error:
-        reason = (
-            "it holds pickled objects, which are never loaded"
-            if "pickle" in str(error)
-            else "it is damaged"
-        )
+        reason = "it is damaged"
+        if "pickle" in str(error):
+            reason = "it holds pickled objects, which are never loaded"
         raise UserError(
-            f"array {key!r} of {path!r} cannot be read: {reason}; write the file again with "
-            f"numpy.savez"
+            f"array {key!r} of {path!r} cannot be read: {reason}; "
+            "write the file again with numpy.savez"
         ) from error
 
 
 def _check_labels(key: str, labels: np.ndarray, path: str) -> None:
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
-        raise _malformed(
-            key, path, f"is {labels.dtype} {list(labels.shape)}", "integers, [N] with N above 0"
-        )
+        raise _malformed(key, path, _form(labels), "integers, [N] with N above 0")
     if labels.min() < 0:
-        raise _malformed(
-            key, path, f"holds the label {labels.min()}", "0 to the number of classes - 1"
-        )
+        found = f"holds the label {labels.min()}"
+        raise _malformed(key, path, found, "0 to the number of classes - 1")
 
 
 def _names(arrays: dict[str, np.ndarray], path: str) -> list[str]:
     """The classes' names; raises UserError for a label that has none."""
-    classes, source = arrays.get("classes"), "array 'classes'"
+    classes = arrays.get("classes")
+    source = "array 'classes'"
     if classes is None:
         classes = np.arange(arrays["y_train"].max() + 1).astype(str)
         source = "the largest label of 'y_train'"
     elif classes.ndim != 1 or classes.dtype.kind != "U":
-        raise _malformed(
-            "classes",
-            path,
-            f"is {classes.dtype} {list(classes.shape)}",
-            "strings, [number of classes]",
-        )
+        raise _malformed("classes", path, _form(classes), "strings, [number of classes]")
 
     for key in ("y_train", "y_test"):
-        if arrays[key].max() >= len(classes):
-            raise _malformed(
-                key,
-                path,
-                f"holds the label {arrays[key].max()}",
-                f"0 to {len(classes) - 1}, from {source}",
-            )
+        largest = arrays[key].max()
+        if largest >= len(classes):
+            allowed = f"0 to {len(classes) - 1}, from {source}"
+            raise _malformed(key, path, f"holds the label {largest}", allowed)
     return classes.tolist()
 
 
 def _constants(key: str, array: np.ndarray, path: str) -> tuple[float, ...]:
     allowed = "three finite numbers, one per channel" + (", above 0" if key == "std" else "")
     if array.shape != (3,) or array.dtype.kind not in "fiu":
-        raise _malformed(key, path, f"is {array.dtype} {list(array.shape)}", allowed)
+        raise _malformed(key, path, _form(array), allowed)
+
     values = tuple(float(value) for value in array)
     if not all(math.isfinite(value) for value in values) or (key == "std" and min(values) <= 0):
         raise _malformed(key, path, f"is {list(values)}", allowed)
     return values
 
 
-def _split(split: str, images: np.ndarray, labels: np.ndarray, path: str) -> Images:
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[3] != 3
-        or 0 in images.shape[1:]
-    ):
-        raise _malformed(
-            f"x_{split}",
-            path,
-            f"is {images.dtype} {list(images.shape)}",
-            "uint8, [N, height, width, 3]",
-        )
+def _split(split: str, arrays: dict[str, np.ndarray], path: str) -> Images:
+    key = f"x_{split}"
+    images = arrays[key]
+    labels = arrays[f"y_{split}"]
+
+    colour = images.ndim == 4 and images.shape[3] == 3 and 0 not in images.shape[1:]
+    if images.dtype != np.uint8 or not colour:
+        raise _malformed(key, path, _form(images), "uint8, [N, height, width, 3]")
     if len(images) != len(labels):
-        raise _malformed(
-            f"x_{split}",
-            path,
-            f"has {len(images)} images",
-            f"{len(labels)}, as 'y_{split}' has labels",
-        )
-    return Images(
-        torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64))
-    )
+        allowed = f"{len(labels)}, as 'y_{split}' has labels"
+        raise _malformed(key, path, f"has {len(images)} images", allowed)
+
+    pixels = torch.from_numpy(np.ascontiguousarray(images))
+    return Images(pixels, torch.from_numpy(labels.astype(np.int64)))
+
+
+def _form(array: np.ndarray) -> str:
+    return f"is {array.dtype} {list(array.shape)}"
 
 
 def _malformed(key: str, path: str, found: str, allowed: str) -> UserError:

@@ -1,5 +1,6 @@
-"""Mean and standard deviation of a data set's pixels, per channel, by counting: exact, and the same
-on every machine.
+"""Mean and standard deviation of a data set's pixels, per channel.
+
+They are found by counting, so they are exact and the same on every machine.
 """
 
 import torch
@@ -23,18 +24,20 @@ def count_levels(images: Tensor) -> Tensor:
 
 
 def mean_and_std(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation of each channel, of pixel values in [0, 1], rounded to
-    DECIMALS.
+    """Mean and population standard deviation of each channel, rounded to DECIMALS.
 
-    A channel whose values are all alike, or so nearly that its deviation rounds to 0, gets the
-    deviation 1: normalised, it is 0 everywhere and tells nothing, as before.
+    They are of pixel values in [0, 1]. A channel whose values are all alike, or so nearly that its
+    deviation rounds to 0, gets the deviation 1: normalised, it is 0 everywhere and tells nothing,
+    as before.
 
     Args:
         counts: [3, 256] from `count_levels`, of one pixel or more.
     """
-    value = torch.arange(256, dtype=torch.float64) / 255
+    value = torch.arange(256, dtype=torch.float64) / 255  # [256]
     share = counts / counts.sum(1, keepdim=True, dtype=torch.float64)  # [3, 256]
-    mean = (share * value).sum(1)
-    std = (share * (value - mean[:, None]).square()).sum(1).sqrt()
-    rounded = [round(spread, DECIMALS) or 1.0 for spread in std.tolist()]
-    return tuple(round(centre, DECIMALS) for centre in mean.tolist()), tuple(rounded)
+    mean = (share * value).sum(1)  # [3]
+    std = (share * (value - mean[:, None]).square()).sum(1).sqrt()  # [3]
+
+    centres = tuple(round(centre, DECIMALS) for centre in mean.tolist())
+    spreads = tuple(round(spread, DECIMALS) or 1.0 for spread in std.tolist())
+    return centres, spreads

@@ -1,5 +1,6 @@
-"""AB: before training, student neurons learn to be active where the teacher's are (Heo et al., AAAI
-2019, arXiv 1811.03233).
+"""AB: before training, student neurons learn to be active where the teacher's are.
+
+Source: Heo et al., AAAI 2019, arXiv 1811.03233.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,7 @@ SCALE = 3 / 1000  # of the reference codes
 def ab_loss(
     preacts_student: Sequence[Tensor], preacts_teacher: Sequence[Tensor], margin: float
 ) -> Tensor:
-    """SCALE / N sum_l 2^(l - L) sum [max(0, m - s)^2 where t > 0, max(0, s + m)^2 elsewhere]; the
-    last stage weighs most.
+    """SCALE / N sum_l 2^(l - L) sum [max(0, m - s)^2 where t > 0, max(0, s + m)^2 elsewhere].
 
     Of the teacher's pre-activations t only the signs count.
 
@@ -44,16 +44,16 @@ def ab_loss(
     Source: arXiv 1811.03233, with the weights of the reference codes (RepDistiller b84f547,
     bhheo/AB_distillation).
     """
-    total = 0.0
+    total = preacts_student[0].new_zeros(())
     for student, teacher in zip(preacts_student, preacts_teacher, strict=True):
         if student.shape != teacher.shape:
             raise UserError(
                 f"AB compares maps of shape {list(student.shape)} (student) and "
-                f"{list(teacher.shape)} (teacher) per batch: its "
-                "connectors fit images of 32x32 pixels; set DATASET.IMAGE_SIZE to 32"
+                f"{list(teacher.shape)} (teacher) per batch: its connectors fit images of 32x32 "
+                "pixels; set DATASET.IMAGE_SIZE to 32"
             )
         student = at_least_float32(student)
-        gap = torch.where(teacher > 0, margin - student, student + margin).relu()
+        gap = torch.where(teacher > 0, margin - student, student + margin).relu()  # [N, C, H, W]
         total = total / 2 + gap.square().sum()
     return SCALE / len(preacts_student[0]) * total
 
@@ -66,21 +66,23 @@ def ab_loss(
     renamed=feature_init.RENAMED,
 )
 class AB(FeatureInit):
-    """`FeatureInit` with `ab_loss` on the pre-activations of all stages; trains connectors beside
-    the student in phase "init".
+    """`FeatureInit` with `ab_loss` on the pre-activations of all stages.
+
+    Trains connectors beside the student in phase "init".
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher, "AB", cfg.AB)
         self.margin = cfg.AB.MARGIN
+
         shapes_s, shapes_t = (
             [m.shape for m in probe(net)[1]["preact_feats"][1:]] for net in (student, teacher)
         )
         if len(shapes_s) != len(shapes_t):
             raise UserError(
                 f"AB pairs the stages of both networks, but the student has {len(shapes_s)} and "
-                f"the teacher {len(shapes_t)}: "
-                "choose another DISTILLER.STUDENT or DISTILLER.TEACHER"
+                f"the teacher {len(shapes_t)}: choose another DISTILLER.STUDENT or "
+                "DISTILLER.TEACHER"
             )
         self.connectors = nn.ModuleList(
             connector(*shapes) for shapes in zip(shapes_s, shapes_t, strict=True)
@@ -95,9 +97,10 @@ class AB(FeatureInit):
 
 
 def connector(student: torch.Size, teacher: torch.Size) -> nn.Module:
-    """From a student map [N, C, H, W] to the teacher's shape: nothing if they are equal, else a
-    convolution and a norm.
+    """From a student map to the teacher's shape: nothing if equal, else a convolution and a norm.
 
+    Args:
+        student, teacher: shapes [N, C, H, W].
     Raises:
         UserError: the student's map is smaller, but not half as large.
     """
@@ -108,7 +111,6 @@ def connector(student: torch.Size, teacher: torch.Size) -> nn.Module:
         sizes = f"{student[2]}x{student[3]} to the teacher's {teacher[2]}x{teacher[3]}"
         raise UserError(
             f"AB cannot bring a student map of {sizes}: allowed: half its size, or its size and "
-            f"more; choose another "
-            "DISTILLER.STUDENT or DISTILLER.TEACHER"
+            "more; choose another DISTILLER.STUDENT or DISTILLER.TEACHER"
         )
     return nn.Sequential(convolution, nn.BatchNorm2d(teacher[1]))

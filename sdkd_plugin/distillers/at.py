@@ -1,8 +1,10 @@
-"""AT: the student looks where the teacher looks (Zagoruyko, Komodakis, ICLR 2017, arXiv
-1612.03928).
+"""AT: the student looks where the teacher looks.
+
+Source: Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, add_up, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.maps import pool_pair, unit
 from sdkd_plugin.registry import METHODS
 
@@ -29,11 +31,17 @@ ALLOWED = {
 
 
 def attention(feat: Tensor, p: float) -> Tensor:
-    """Where a map [N, C, H, W] is active: mean over channels of |f|^p, as rows [N, H W] of length 1
-    (0 for a map of zeros).
+    """Where a map is active: mean over channels of |f|^p, as rows of length 1.
+
+    Args:
+        feat: [N, C, H, W].
+        p: exponent, at least 1.
+    Returns:
+        [N, H W]; a row of zeros for a map of zeros.
     """
     # DIFF 2: |f|, as in the paper
-    return unit(at_least_float32(feat).abs().pow(p).mean(1).flatten(1))
+    energy = at_least_float32(feat).abs().pow(p).mean(1)  # [N, H, W]
+    return unit(energy.flatten(1))
 
 
 def at_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], p: float) -> Tensor:
@@ -49,8 +57,9 @@ def at_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], p:
     Source: arXiv 1612.03928, section 3.1; the mean as in the authors' code and RepDistiller
     b84f547.
     """
+    # [N, C, H, W] and [N, C', H, W] each
     pairs = [pool_pair(*maps) for maps in zip(feats_student, feats_teacher, strict=False)]
-    return sum(F.mse_loss(attention(s, p), attention(t, p)) for s, t in pairs)  # DIFF 1
+    return add_up(F.mse_loss(attention(s, p), attention(t, p)) for s, t in pairs)  # DIFF 1
 
 
 @METHODS.register("AT", config=CONFIG, allowed=ALLOWED)
@@ -65,12 +74,11 @@ class AT(Distiller):
         self.ce_weight = cfg.AT.LOSS.CE_WEIGHT
         self.feat_weight = cfg.AT.LOSS.FEAT_WEIGHT
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, feats_student = self.student(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
-            feats_teacher = self.teacher(image)[1]
+            _, feats_teacher = self.teacher(image)
+
         distance = at_loss(feats_student["feats"][1:], feats_teacher["feats"][1:], self.p)
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),

@@ -2,13 +2,19 @@
 `forward_train`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
+from typing import Any, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from yacs.config import CfgNode as CN
+
+# What a step's forward gives: the student's logits [N, K], and the weighted scalar losses by name.
+Step = tuple[Tensor, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -59,19 +65,25 @@ class Distiller(nn.Module):
     needs_constant_batch = False
     optional_phases = False
     needs_model_extras = False
+    num_negatives: int  # of a method that needs negatives
+
+    student: nn.Module
+    teacher: Any  # a network, or None for a method without one
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None):
         super().__init__()
         self.student = student
         self.teacher = teacher
-        self.phase: Phase | None = None  # set by the loop; None under a loop that knows no phases
+        # set by the loop; None under a loop that knows no phases
+        self.phase: Phase | None = None
         # single loss terms of the last step, detached, for the log only
         self.terms: dict[str, Tensor] = {}
-        if self.teacher_from == "checkpoint":
-            teacher.requires_grad_(False)
-            teacher.eval()
 
-    def train(self, mode: bool = True) -> "Distiller":
+        if self.teacher_from == "checkpoint":
+            self.teacher.requires_grad_(False)
+            self.teacher.eval()
+
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.teacher_from == "checkpoint":
             self.teacher.eval()
@@ -126,7 +138,9 @@ class Distiller(nn.Module):
         """
         return [{"params": self.get_learnable_parameters()}]
 
-    def before_step(self, optimizer: Optimizer, image: Tensor, target: Tensor, **extras) -> None:
+    def before_step(
+        self, optimizer: Optimizer, image: Tensor, target: Tensor, **extras: Any
+    ) -> None:
         """Called before each step's forward with the same arguments and, if the phase holds out
         images, `validation`.
         """
@@ -140,9 +154,7 @@ class Distiller(nn.Module):
         """
         return self.student
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         """One training step's forward.
 
         Args:
@@ -162,28 +174,43 @@ class Distiller(nn.Module):
         """The logits [N, K] of the network that is deployed."""
         return self.deployed()(image)[0]
 
-    def forward(self, image: Tensor, target: Tensor | None = None, **extras):
-        if self.training:
-            return self.forward_train(image=image, target=target, **extras)
-        return self.forward_test(image)
+    def forward(self, image: Tensor, target: Tensor | None = None, **extras: Any) -> Any:
+        """`forward_train` in train mode, where a target is due; `forward_test` in eval mode."""
+        if not self.training:
+            return self.forward_test(image)
+        assert target is not None
+        return self.forward_train(image=image, target=target, **extras)
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy in float32 or wider, also under autocast. logits [N, K], target [N]; mean over
-    the batch.
+    """Cross entropy in float32 or wider, also under autocast.
+
+    Args:
+        logits: [N, K], unbounded.
+        target: [N] int64 class numbers.
+    Returns:
+        scalar, at least 0; mean over the batch.
     """
     return F.cross_entropy(at_least_float32(logits), target)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Widens half precision: losses sum over classes and exponentiate, which fp16 and bf16 do not
-    survive.
+    """Widens half precision: losses sum over classes and exponentiate, which neither fp16 nor bf16
+    survives.
     """
     return x.float() if x.dtype.itemsize < 4 else x
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """A block without autocast on x's device: it would round the inputs of matrix products."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def add_up(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one term, added in order."""
+    return reduce(torch.add, terms)
+
+
 def whole_epochs(epochs: float) -> int:
-    """An epoch count that a short schedule has scaled, as a whole number: at least 1, or 0 if it
-    was 0.
-    """
+    """A scaled epoch count, made whole again: at least 1, or 0 if it was 0."""
     return max(1, round(epochs)) if epochs else 0

@@ -3,6 +3,7 @@
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,14 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast, OneOf
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import (
+    Distiller,
+    Step,
+    add_up,
+    at_least_float32,
+    cross_entropy,
+    full_precision,
+)
 from sdkd_plugin.distillers.maps import unit
 from sdkd_plugin.models.probe import pooled_dim
 from sdkd_plugin.registry import METHODS
@@ -44,7 +52,7 @@ def neighbour_loss(emb_student: Tensor, emb_teacher: Tensor) -> Tensor:
         scalar, at least 0; 0 for a single image.
     Source: RepDistiller b84f547, which has it from the paper's authors.
     """
-    delta = (at_least_float32(emb_student) - at_least_float32(emb_teacher)).abs()
+    delta = (at_least_float32(emb_student) - at_least_float32(emb_teacher)).abs()  # [N, D]
     # DIFF 1: a batch of one gives NaN there
     return (delta[:-1] * delta[1:]).sum() / max(len(delta) - 1, 1)
 
@@ -58,24 +66,24 @@ def rbf_loss(feat_student: Tensor, feat_teacher: Tensor, gamma: float, order: in
 
     Args:
         feat_student, feat_teacher: [N, D] and [N, D'], unbounded.
-        gamma: above 0. order: at least 1.
+        gamma: above 0.
+        order: of the series, at least 1.
     Returns:
         scalar, at least 0.
     Source: arXiv 1904.01802, section 3.3 (equal order and the mean as in
     AberHu/Knowledge-Distillation-Zoo 65470c8).
     """
-    with torch.autocast(
-        feat_student.device.type, enabled=False
-    ):  # which would round the products' inputs
-        kernels = []
-        for feat in (feat_student, feat_teacher):
-            rows = unit(at_least_float32(feat))
-            cosine = rows @ rows.T  # [N, N]
-            kernels.append(
-                math.exp(-2 * gamma)
-                * sum((2 * gamma * cosine) ** p / math.factorial(p) for p in range(order + 1))
-            )
-        return F.mse_loss(*kernels)
+    with full_precision(feat_student):
+        student = _kernel(feat_student, gamma, order)  # [N, N]
+        teacher = _kernel(feat_teacher, gamma, order)  # [N, N]
+        return F.mse_loss(student, teacher)
+
+
+def _kernel(feat: Tensor, gamma: float, order: int) -> Tensor:
+    rows = unit(at_least_float32(feat))  # [N, D]
+    cosine = rows @ rows.T  # [N, N]
+    series = ((2 * gamma * cosine) ** p / math.factorial(p) for p in range(order + 1))
+    return math.exp(-2 * gamma) * add_up(series)
 
 
 @METHODS.register("CC", config=CONFIG, allowed=ALLOWED)
@@ -92,17 +100,18 @@ class CC(Distiller):
             self.embed_s = nn.Linear(pooled_dim(student), self.node.FEAT_DIM)
             self.embed_t = nn.Linear(pooled_dim(teacher), self.node.FEAT_DIM)
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, feats_student = self.student(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
-            feats_teacher = self.teacher(image)[1]
-        pooled_student, pooled_teacher = feats_student["pooled_feat"], feats_teacher["pooled_feat"]
+            _, feats_teacher = self.teacher(image)
+
+        pooled_student = feats_student["pooled_feat"]  # [N, D_S]
+        pooled_teacher = feats_teacher["pooled_feat"]  # [N, D_T]
         if self.node.VARIANT == "neighbour":
             loss = neighbour_loss(self.embed_s(pooled_student), self.embed_t(pooled_teacher))
         else:
             loss = rbf_loss(pooled_student, pooled_teacher, self.node.GAMMA, self.node.P)
+
         return logits_student, {
             "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target),
             "loss_kd": self.node.FEAT_WEIGHT * loss,

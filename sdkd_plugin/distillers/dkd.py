@@ -2,12 +2,14 @@
 arXiv 2203.08679).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
@@ -50,10 +52,12 @@ def dkd_terms(
     Source: arXiv 2203.08679, section 3.
     """
     check_target(target, logits_student.shape)
-    (pair_student, others_student), (pair_teacher, others_teacher) = (
-        split_target(logits, target, tau) for logits in (logits_student, logits_teacher)
-    )
-    return kd_loss(pair_student, pair_teacher, tau), kd_loss(others_student, others_teacher, tau)
+    pair_student, others_student = split_target(logits_student, target, tau)
+    pair_teacher, others_teacher = split_target(logits_teacher, target, tau)
+
+    tckd = kd_loss(pair_student, pair_teacher, tau)
+    nckd = kd_loss(others_student, others_teacher, tau)
+    return tckd, nckd
 
 
 def split_target(logits: Tensor, target: Tensor, tau: float) -> tuple[Tensor, Tensor]:
@@ -62,46 +66,52 @@ def split_target(logits: Tensor, target: Tensor, tau: float) -> tuple[Tensor, Te
     Softmax at tau of the pair [z_y, tau logsumexp_{j != y}(z_j / tau)] is exactly (p_y, 1 - p_y).
 
     Args:
-        logits: [N, K]. target: [N] int64. tau: temperature, above 0.
+        logits: [N, K].
+        target: [N] int64.
+        tau: temperature, above 0.
     Returns:
         [N, 2] and [N, K - 1].
     """
-    logits, target = at_least_float32(logits), target.unsqueeze(1)  # [N, 1]
-    column = torch.arange(logits.shape[1] - 1, device=logits.device)
-    # [N, K - 1]: each row skips its target's column
-    others = logits.gather(1, column + (column >= target))
-    # DIFF 1: logsumexp of the others, where log(1 - softmax) would be -inf once the target leads by
-    # about 100
-    rest = tau * torch.logsumexp(others / tau, dim=1, keepdim=True)
+    logits = at_least_float32(logits)
+    target = target.unsqueeze(1)  # [N, 1]
+
+    column = torch.arange(logits.shape[1] - 1, device=logits.device)  # [K - 1]
+    # each row skips its target's column
+    others = logits.gather(1, column + (column >= target))  # [N, K - 1]
+
+    # DIFF 1: logsumexp of the others; log(1 - softmax) is -inf once the target leads by about 100
+    rest = tau * torch.logsumexp(others / tau, dim=1, keepdim=True)  # [N, 1]
     return torch.cat([logits.gather(1, target), rest], dim=1), others
 
 
 def check_target(target: Tensor, shape: torch.Size) -> None:
-    """Raises UserError unless target is [N] int64 in 0..K-1 and K >= 3, for logits of shape [N,
-    K].
-    """
+    """Raises UserError unless target is [N] int64 in 0..K-1, and K >= 3, for logits [N, K]."""
     n, k = shape
     if k < 3:  # DIFF 2
         raise UserError(
             f"DKD got logits for {k} classes; allowed: 3 or more, since with fewer its non-target "
-            f"part is 0"
+            "part is 0"
         )
     if target.dtype != torch.int64 or target.shape != (n,):
         raise UserError(
             f"DKD got targets of type {target.dtype}, shape {list(target.shape)}; allowed: "
             f"torch.int64, shape [{n}]"
         )
+
     low, high = (int(v) for v in torch.aminmax(target))
     if low < 0 or high >= k:
         raise UserError(
             f"DKD got targets from {low} to {high}; allowed: class numbers from 0 to {k - 1}; "
-            f"check the labels"
+            "check the labels"
         )
 
 
 def warmup_factor(epoch: int, warmup: float) -> float:
-    """min(epoch / warmup, 1) with epoch counted from 1; warmup in epochs, not whole after scaling;
-    0: always 1.
+    """min(epoch / warmup, 1), or 1 for a warmup of 0.
+
+    Args:
+        epoch: from 1.
+        warmup: in epochs; not whole after scaling.
     """
     return min(epoch / warmup, 1.0) if warmup > 0 else 1.0  # DIFF 3: 0 is allowed
 
@@ -114,18 +124,21 @@ class DKD(Distiller):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
-        self.ce_weight, self.alpha, self.beta = cfg.DKD.CE_WEIGHT, cfg.DKD.ALPHA, cfg.DKD.BETA
-        self.tau, self.warmup = cfg.DKD.T, cfg.DKD.WARMUP
+        self.tau = cfg.DKD.T
+        self.ce_weight = cfg.DKD.CE_WEIGHT
+        self.alpha = cfg.DKD.ALPHA
+        self.beta = cfg.DKD.BETA
+        self.warmup = cfg.DKD.WARMUP
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, _ = self.student(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, _ = self.student(image)  # [N, K]
         with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
+            logits_teacher, _ = self.teacher(image)  # [N, K]
+
         tckd, nckd = dkd_terms(logits_student, logits_teacher, target, self.tau)
         self.terms = {"tckd": tckd.detach(), "nckd": nckd.detach()}
+        factor = warmup_factor(epoch, self.warmup)
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": warmup_factor(epoch, self.warmup) * (self.alpha * tckd + self.beta * nckd),
+            "loss_kd": factor * (self.alpha * tckd + self.beta * nckd),
         }

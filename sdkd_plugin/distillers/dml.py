@@ -1,5 +1,6 @@
-"""DML: two untrained networks train together, each imitating the other's probabilities (Zhang et
-al., CVPR 2018).
+"""DML: two untrained networks train together, each imitating the other's probabilities.
+
+Source: Zhang et al., CVPR 2018, arXiv 1706.00384.
 """
 
 from typing import Any
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, AtLeast
-from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Phase, Step, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.registry import METHODS
 
@@ -27,8 +28,9 @@ ALLOWED = {
 
 
 def mutual_losses(logits_student: Tensor, logits_peer: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """tau^2 KL(p_peer || p_student) and tau^2 KL(p_student || p_peer); in each the first argument
-    is a constant target.
+    """tau^2 KL(p_peer || p_student) and tau^2 KL(p_student || p_peer).
+
+    In each the first argument is a constant target.
 
     Args:
         logits_student, logits_peer: [N, K], unbounded.
@@ -40,15 +42,14 @@ def mutual_losses(logits_student: Tensor, logits_peer: Tensor, tau: float) -> tu
     Source: arXiv 1706.00384, equations 2 to 6, there with tau = 1.
     """
     # DIFF 2: in log space, where the authors' code adds 1e-8 inside the logarithm
-    return kd_loss(logits_student, logits_peer.detach(), tau), kd_loss(
-        logits_peer, logits_student.detach(), tau
-    )
+    kd_student = kd_loss(logits_student, logits_peer.detach(), tau)
+    kd_peer = kd_loss(logits_peer, logits_student.detach(), tau)
+    return kd_student, kd_peer
 
 
 @METHODS.register("DML", config=CONFIG, allowed=ALLOWED, renamed={"T": "TAU"})
 class DML(Distiller):
-    """CE_WEIGHT * (CE of both) + KD_WEIGHT * (KL of both); trains the teacher's architecture from
-    scratch as the peer.
+    """CE_WEIGHT * (CE of both) + KD_WEIGHT * (KL of both); the peer is the teacher's architecture.
 
     The targets are constants and the two networks share no parameter, so one backward pass of the
     sum gives each network the gradient of its own loss.
@@ -58,26 +59,25 @@ class DML(Distiller):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
-        node = cfg.DML
-        self.ce_weight, self.kd_weight = node.CE_WEIGHT, node.KD_WEIGHT
-        self.tau, self.peer_lr_factor = node.TAU, node.PEER_LR_FACTOR
+        self.tau = cfg.DML.TAU
+        self.ce_weight = cfg.DML.CE_WEIGHT
+        self.kd_weight = cfg.DML.KD_WEIGHT
+        self.peer_lr_factor = cfg.DML.PEER_LR_FACTOR
 
     def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
-        student, peer = list(self.student.parameters()), list(self.teacher.parameters())
+        student = list(self.student.parameters())
+        peer = list(self.teacher.parameters())
         return [{"params": student}, {"params": peer, "lr_factor": self.peer_lr_factor}]
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, _ = self.student(image)
-        logits_peer, _ = self.teacher(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, _ = self.student(image)  # [N, K]
+        logits_peer, _ = self.teacher(image)  # [N, K]
+
         # DIFF 1: both from one forward pass each, where the paper's algorithm updates one network
         # before the other looks
         kd_student, kd_peer = mutual_losses(logits_student, logits_peer, self.tau)
-        ce_student, ce_peer = (
-            cross_entropy(logits_student, target),
-            cross_entropy(logits_peer, target),
-        )
+        ce_student = cross_entropy(logits_student, target)
+        ce_peer = cross_entropy(logits_peer, target)
         self.terms = {"peer_ce": ce_peer.detach(), "peer_kd": kd_peer.detach()}
         return logits_student, {
             "loss_ce": self.ce_weight * (ce_student + ce_peer),

@@ -1,16 +1,16 @@
-"""What AB, FSP and two-phase FitNet share: first the student's feature maps are trained alone, then
-the network on the labels.
+"""What AB, FSP and two-phase FitNet share: first the student's maps are trained alone, then the
+network on the labels.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast
-from sdkd_plugin.distillers.base import Distiller, Phase, cross_entropy, whole_epochs
+from sdkd_plugin.distillers.base import Distiller, Phase, Step, cross_entropy, whole_epochs
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.probe import eval_mode
@@ -36,22 +36,25 @@ RENAMED = {"TEMPERATURE": "TAU"}
 
 
 class FeatureInit(Distiller, ABC):
-    """Phase "init" minimises `init_loss` alone; phase "train" CE_WEIGHT * CE + KD_WEIGHT * tau^2
-    KL, as KD does.
+    """Phase "init" minimises `init_loss`; phase "train" CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL.
 
     In "init" the student is in eval mode, except for the modules that are trained: those that
     compute its `feats`.
+
+    Args:
+        name: the method's.
+        node: its config node, with at least the keys of CONFIG.
+        layer: the last of `feats` that is used.
     """
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, name: str, node: CfgNode, layer: int = -1
     ):
-        """`name` is the method's, `node` its config node with at least the keys of CONFIG, `layer`
-        the last of `feats` used.
-        """
         super().__init__(student, teacher)
-        self.name, self.tau = name, node.TAU
-        self.ce_weight, self.kd_weight = node.LOSS.CE_WEIGHT, node.LOSS.KD_WEIGHT
+        self.name = name
+        self.tau = node.TAU
+        self.ce_weight = node.LOSS.CE_WEIGHT
+        self.kd_weight = node.LOSS.KD_WEIGHT
         self.trained_first = feature_modules(student, name, layer) if node.INIT_EPOCHS else []
 
     @abstractmethod
@@ -69,14 +72,13 @@ class FeatureInit(Distiller, ABC):
     def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
         if phase.name != INIT:
             return [{"params": list(self.student.parameters())}]
-        own = [
-            p
-            for name, p in self.named_parameters()
-            if not name.startswith(("student.", "teacher."))
-        ]
-        return [{"params": own + [p for module in self.trained_first for p in module.parameters()]}]
 
-    def train(self, mode: bool = True) -> "FeatureInit":
+        networks = ("student.", "teacher.")
+        own = [p for name, p in self.named_parameters() if not name.startswith(networks)]
+        first = [p for module in self.trained_first for p in module.parameters()]
+        return [{"params": own + first}]
+
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if mode and self.in_init():
             self.student.eval()
@@ -84,57 +86,55 @@ class FeatureInit(Distiller, ABC):
                 module.train()
         return self
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, feats_student = self.student(image)
-        if not self.in_init() and not self.kd_weight:
-            return logits_student, {
-                "loss_ce": self.ce_weight * cross_entropy(logits_student, target)
-            }
-        with torch.no_grad():
-            logits_teacher, feats_teacher = self.teacher(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, feats_student = self.student(image)  # [N, K]
         if self.in_init():
+            with torch.no_grad():
+                _, feats_teacher = self.teacher(image)
             return logits_student, {"loss_kd": self.init_loss(feats_student, feats_teacher)}
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.kd_weight * kd_loss(logits_student, logits_teacher, self.tau),
-        }
+
+        losses = {"loss_ce": self.ce_weight * cross_entropy(logits_student, target)}
+        if self.kd_weight:
+            with torch.no_grad():
+                logits_teacher, _ = self.teacher(image)  # [N, K]
+            losses["loss_kd"] = self.kd_weight * kd_loss(logits_student, logits_teacher, self.tau)
+        return logits_student, losses
 
 
 def init_phase(cfg: CfgNode, name: str) -> list[Phase]:
-    """The first phase as the node called `name` sets it: INIT_EPOCHS at the constant INIT_LR, or at
-    SOLVER.LR if that is 0.
+    """The first phase as the node called `name` sets it; none where INIT_EPOCHS is 0.
 
-    Empty where INIT_EPOCHS is 0.
+    Its learning rate is the constant INIT_LR, or SOLVER.LR if that is 0.
     """
     epochs = whole_epochs(cfg[name].INIT_EPOCHS)
-    return (
-        [Phase(INIT, epochs, lr=cfg[name].INIT_LR or cfg.SOLVER.LR, scores=False)] if epochs else []
-    )
+    if not epochs:
+        return []
+    return [Phase(INIT, epochs, lr=cfg[name].INIT_LR or cfg.SOLVER.LR, scores=False)]
 
 
 def feature_modules(student: nn.Module, name: str, layer: int = -1) -> list[nn.Module]:
-    """Those of `student.get_feat_modules()` that compute `feats[layer]`; what comes behind it stays
-    as it is.
+    """Those of `student.get_feat_modules()` that compute `feats[layer]`.
 
+    Args:
+        name: of the method that asks, for the message.
     Raises:
-        UserError: the student has no `get_feat_modules`; `name` is the method that asks.
+        UserError: the student has no `get_feat_modules`.
     """
-    if not hasattr(student, "get_feat_modules"):
+    listed = getattr(student, "get_feat_modules", None)
+    if listed is None:
         raise UserError(
             f"{name} trains feature maps alone at first, but the student {type(student).__name__} "
-            f"has no get_feat_modules(): "
-            "choose a DISTILLER.STUDENT of sdkd_plugin.models, or add the method to its class"
+            "has no get_feat_modules(): choose a DISTILLER.STUDENT of sdkd_plugin.models, or add "
+            "the method to its class"
         )
+
     parameters = list(student.parameters())
+    black = torch.zeros(1, 3, 32, 32, device=parameters[0].device, dtype=parameters[0].dtype)
     with eval_mode(student), torch.enable_grad():
-        last = student(
-            torch.zeros(1, 3, 32, 32, device=parameters[0].device, dtype=parameters[0].dtype)
-        )[1]["feats"][layer]
+        last = student(black)[1]["feats"][layer]  # [1, C, H, W]
         gradients = torch.autograd.grad(last.sum(), parameters, allow_unused=True)
-    reached = {
-        id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
-    }
-    own = [(module, {id(p) for p in module.parameters()}) for module in student.get_feat_modules()]
+
+    pairs = zip(parameters, gradients, strict=True)
+    reached = {id(p) for p, gradient in pairs if gradient is not None}
+    own = [(module, {id(p) for p in module.parameters()}) for module in listed()]
     return [module for module, ids in own if ids & reached or not ids]

@@ -1,5 +1,6 @@
-"""FitNet: one of the student's maps, through a regressor, imitates the teacher's (Romero et al.,
-ICLR 2015, arXiv 1412.6550).
+"""FitNet: one of the student's maps, through a regressor, imitates the teacher's.
+
+Source: Romero et al., ICLR 2015, arXiv 1412.6550.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Anything, AtLeast
 from sdkd_plugin.distillers import feature_init
-from sdkd_plugin.distillers.base import Distiller, Phase, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Phase, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.feature_init import FeatureInit
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.maps import fitting_convolution, pool_pair
@@ -22,8 +23,7 @@ from sdkd_plugin.registry import METHODS
 CONFIG = {
     "HINT_LAYER": 2,  # which map of both networks: 0 is the stem's, 1 the first stage's
     "INPUT_SIZE": [32, 32],  # read by mdistiller only; here both maps are measured
-    # 0: all losses at once; else the paper's form: so many epochs of the maps' distance, then the
-    # others
+    # 0: all losses at once; above 0 the paper's form: so many epochs of the maps' distance alone
     "INIT_EPOCHS": 0,
     "INIT_LR": 0.0,  # constant learning rate of those epochs; 0.0: SOLVER.LR
     "TAU": 4.0,  # temperature of the KD term, divides both logits
@@ -43,8 +43,7 @@ ALLOWED = {
 
 
 def fitnet_loss(regressed: Tensor, feat_teacher: Tensor) -> Tensor:
-    """mean (r - F_T)^2 over batch, channels and positions; of different sizes, the larger map is
-    average-pooled first.
+    """mean (r - F_T)^2 over batch, channels and positions, at the smaller of the two maps' sizes.
 
     Args:
         regressed: [N, C, H, W], the student's map behind the regressor, unbounded.
@@ -53,17 +52,20 @@ def fitnet_loss(regressed: Tensor, feat_teacher: Tensor) -> Tensor:
         scalar, at least 0.
     Source: arXiv 1412.6550, eq. 3; the mean as in RepDistiller b84f547.
     """
-    return F.mse_loss(*pool_pair(at_least_float32(regressed), at_least_float32(feat_teacher)))
+    # [N, C, H, W] both
+    student, teacher = pool_pair(at_least_float32(regressed), at_least_float32(feat_teacher))
+    return F.mse_loss(student, teacher)
 
 
 def regressor(student: torch.Size, teacher: torch.Size) -> nn.Sequential:
-    """Convolution, norm and ReLU from a student map [N, C, H, W] to the teacher's channels and, if
-    it can be, its size.
+    """Convolution, norm and ReLU to the teacher's channels and, if it can be, its size.
+
+    Args:
+        student, teacher: shapes [N, C, H, W].
     """
     convolution = fitting_convolution(student, teacher)
-    if (
-        convolution is None
-    ):  # DIFF 2: keeps the student's size, to which the loss pools the teacher's map
+    if convolution is None:
+        # DIFF 2: keeps the student's size, to which the loss pools the teacher's map
         convolution = nn.Conv2d(student[1], teacher[1], kernel_size=3, padding=1)
     return nn.Sequential(convolution, nn.BatchNorm2d(teacher[1]), nn.ReLU())
 
@@ -76,11 +78,10 @@ def regressor(student: torch.Size, teacher: torch.Size) -> nn.Sequential:
     renamed=feature_init.RENAMED,
 )
 class FitNet(FeatureInit):
-    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + FEAT_WEIGHT * `fitnet_loss`; trains a regressor
-    beside the student.
+    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + FEAT_WEIGHT * `fitnet_loss`.
 
-    With INIT_EPOCHS the last term has a phase of its own, before the others, that trains the
-    regressor and the student up to HINT_LAYER.
+    Trains a regressor beside the student. With INIT_EPOCHS the last term has a phase of its own,
+    before the others, that trains the regressor and the student up to HINT_LAYER.
     """
 
     optional_phases = True
@@ -94,35 +95,32 @@ class FitNet(FeatureInit):
         if node.HINT_LAYER > last:
             raise UserError(
                 f"FITNET.HINT_LAYER is {node.HINT_LAYER}; allowed: 0 to {last}, the maps that both "
-                f"networks have"
+                "networks have"
             )
+
         super().__init__(student, teacher, "FITNET", node, node.HINT_LAYER)
-        self.layer, self.feat_weight, self.phased = (
-            node.HINT_LAYER,
-            node.LOSS.FEAT_WEIGHT,
-            node.INIT_EPOCHS > 0,
-        )
+        self.layer = node.HINT_LAYER
+        self.feat_weight = node.LOSS.FEAT_WEIGHT
+        self.phased = node.INIT_EPOCHS > 0
         self.regressor = regressor(*(maps[self.layer].shape for maps in feats))
 
     def init_loss(self, feats_student: dict, feats_teacher: dict) -> Tensor:
-        regressed = self.regressor(feats_student["feats"][self.layer])
+        regressed = self.regressor(feats_student["feats"][self.layer])  # [N, C_T, H, W]
         return self.feat_weight * fitnet_loss(regressed, feats_teacher["feats"][self.layer])
 
     def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
-        return (
-            super().get_parameter_groups(phase)
-            if self.phased
-            else Distiller.get_parameter_groups(self, phase)
-        )
+        if self.phased:
+            return super().get_parameter_groups(phase)
+        return Distiller.get_parameter_groups(self, phase)
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         if self.phased:
             return super().forward_train(image, target, epoch, **extras)
-        logits_student, feats_student = self.student(image)
+
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
-            logits_teacher, feats_teacher = self.teacher(image)
+            logits_teacher, feats_teacher = self.teacher(image)  # [N, K]
+
         loss_kd = self.init_loss(feats_student, feats_teacher)  # DIFF 1: all at once
         if self.kd_weight:
             loss_kd = loss_kd + self.kd_weight * kd_loss(logits_student, logits_teacher, self.tau)

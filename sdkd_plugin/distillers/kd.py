@@ -2,13 +2,15 @@
 arXiv 1503.02531).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
@@ -27,8 +29,7 @@ ALLOWED = {
 
 
 def kd_loss(logits_student: Tensor, logits_teacher: Tensor, tau: float) -> Tensor:
-    """tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau)), summed over classes, averaged over the
-    batch.
+    """tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau)): sum over classes, mean over the batch.
 
     Everything stays in log space, in float32 or wider, so logit gaps of 500 give finite values and
     gradients.
@@ -52,10 +53,11 @@ def kd_loss(logits_student: Tensor, logits_teacher: Tensor, tau: float) -> Tenso
         shapes = f"{list(logits_student.shape)} and {list(logits_teacher.shape)}"
         raise UserError(
             f"student and teacher logits have shapes {shapes}; both must be [N, K] for the same K "
-            f"classes"
+            "classes"
         )
-    log_student = F.log_softmax(at_least_float32(logits_student) / tau, dim=1)
-    log_teacher = F.log_softmax(at_least_float32(logits_teacher) / tau, dim=1)
+
+    log_student = F.log_softmax(at_least_float32(logits_student) / tau, dim=1)  # [N, K]
+    log_teacher = F.log_softmax(at_least_float32(logits_teacher) / tau, dim=1)  # [N, K]
     # "batchmean" divides by N alone; "mean" would divide by K too and make the loss K times weaker
     return tau**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
@@ -70,12 +72,10 @@ class KD(Distiller):
         self.ce_weight = cfg.KD.LOSS.CE_WEIGHT
         self.kd_weight = cfg.KD.LOSS.KD_WEIGHT
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, _ = self.student(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, _ = self.student(image)  # [N, K]
         with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
+            logits_teacher, _ = self.teacher(image)  # [N, K]
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
             "loss_kd": self.kd_weight * kd_loss(logits_student, logits_teacher, self.tau),

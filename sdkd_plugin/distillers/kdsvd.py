@@ -1,8 +1,11 @@
-"""KDSVD: maps shrunk to their first singular vectors, compared from stage to stage (Lee, Kim, Song,
-ECCV 2018, 1807.06819).
+"""KDSVD: maps shrunk to their first singular vectors, compared from stage to stage.
+
+Source: Lee, Kim, Song, ECCV 2018, arXiv 1807.06819.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +13,23 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import AtLeast, OneOf
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import (
+    Distiller,
+    Step,
+    add_up,
+    at_least_float32,
+    cross_entropy,
+    full_precision,
+)
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
     "K": 1,  # singular vectors kept per teacher map
-    # not in mdistiller, which has "width"; what the singular vectors lie on: channels: X is (H W) x
-    # C (RepDistiller, paper) |
-    "FORM": "channels",  # width: X is (C H) x W
+    # what the singular vectors lie on: channels: X is (H W) x C (RepDistiller, paper) | width: X
+    # is (C H) x W. mdistiller has no such key; it does "width"
+    "FORM": "channels",
     "LOSS": {
         "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
         "FEAT_WEIGHT": 1.0,  # weight of the singular vectors' distance
@@ -38,12 +48,12 @@ SPARE = 3  # more vectors of the student than of the teacher, to choose from
 def kdsvd_loss(
     feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], k: int, form: str
 ) -> Tensor:
-    """1 / N sum over l >= 2 and all entries of (R_S - R_T)^2, R_abi = exp(-(V_l[a, i] - V_(l-1)[b,
-    i])^2 / 8).
+    """1 / N sum over l >= 2 and all entries of (R_S - R_T)^2.
 
-    V_l holds the first k right singular vectors of map l, column i times the i-th singular value of
-    the teacher's k, divided by their norm. For each of the teacher's the student's is the one with
-    the largest |cosine| among its first k + SPARE.
+    R_abi = exp(-(V_l[a, i] - V_(l-1)[b, i])^2 / 8). V_l holds the first k right singular vectors of
+    map l, column i times the i-th singular value of the teacher's k, divided by their norm. For
+    each of the teacher's the student's is the one with the largest |cosine| among its first
+    k + SPARE.
 
     Args:
         feats_student, feats_teacher: L maps [N, C, H, W], unbounded; equal C for "channels", equal
@@ -56,46 +66,53 @@ def kdsvd_loss(
         UserError: a map has fewer than k singular vectors.
     Source: arXiv 1807.06819; alignment and sum as in RepDistiller b84f547.
     """
-    total, before = 0.0, None
-    with torch.autocast(
-        feats_student[0].device.type, enabled=False
-    ):  # which would round the products' inputs
+    with full_precision(feats_student[0]):
+        students = []
+        teachers = []
         for feat_student, feat_teacher in zip(feats_student, feats_teacher, strict=True):
-            with torch.no_grad():
-                teacher, values = singular_vectors(matrix(feat_teacher, form), k)
-                if teacher.shape[2] < k:
-                    raise UserError(
-                        f"KDSVD.K is {k}, but a map has {teacher.shape[2]} singular vectors; "
-                        f"allowed: that or less"
-                    )
-                # DIFF 1: the sign, which an SVD leaves open, is fixed; between stages it decides
-                # the value
-                teacher = torch.where(teacher.sum(1, keepdim=True) < 0, -teacher, teacher)
-                scale = F.normalize(values, dim=1)[:, None]  # [N, 1, k]
-            student = aligned(singular_vectors(matrix(feat_student, form), k + SPARE)[0], teacher)
-            vectors = [student * scale, teacher * scale]
-            if before is not None:
-                r_student, r_teacher = (
-                    # [N, C_l, C_(l-1), k]
-                    torch.exp((upper[:, :, None] - lower[:, None]).square() / -8)
-                    for upper, lower in zip(vectors, before, strict=True)
-                )
-                total = total + (r_student - r_teacher).square().sum()
-            before = vectors
+            teacher, scale = _of_teacher(matrix(feat_teacher, form), k)
+            own, _ = singular_vectors(matrix(feat_student, form), k + SPARE)  # [N, D, k + SPARE]
+            students.append(aligned(own, teacher) * scale)  # [N, D, k]
+            teachers.append(teacher * scale)  # [N, D, k]
+
+        pairs = zip(_relations(students), _relations(teachers), strict=True)
+        total = add_up((own - theirs).square().sum() for own, theirs in pairs)
     return total / len(feats_student[0])
 
 
+@torch.no_grad()
+def _of_teacher(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The teacher's vectors [N, D, k] of matrices [N, R, D], and what scales them, [N, 1, k]."""
+    vectors, values = singular_vectors(x, k)
+    if vectors.shape[2] < k:
+        raise UserError(
+            f"KDSVD.K is {k}, but a map has {vectors.shape[2]} singular vectors; allowed: that or "
+            "less"
+        )
+    # DIFF 1: the sign, which an SVD leaves open, is fixed; between stages it decides the value
+    vectors = torch.where(vectors.sum(1, keepdim=True) < 0, -vectors, vectors)
+    return vectors, F.normalize(values, dim=1)[:, None]
+
+
+def _relations(vectors: Sequence[Tensor]) -> list[Tensor]:
+    """R between each map's vectors and those of the map before, [N, D_l, D_(l-1), k] each."""
+    return [
+        torch.exp((upper[:, :, None] - lower[:, None]).square() / -8)
+        for lower, upper in pairwise(vectors)
+    ]
+
+
 def matrix(feat: Tensor, form: str) -> Tensor:
-    """A map [N, C, H, W] as matrices, float32 or wider: "channels": [N, H W, C]; "width": [N, C H,
-    W].
+    """A map [N, C, H, W] as matrices, float32 or wider.
+
+    "channels": [N, H W, C]; "width": [N, C H, W].
     """
     feat = at_least_float32(feat)
     return feat.flatten(2).mT if form == "channels" else feat.flatten(1, 2)
 
 
 def singular_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The first n right singular vectors of each matrix and their singular values, from the smaller
-    Gram matrix.
+    """The first n right singular vectors and values of each matrix, by its smaller Gram matrix.
 
     The gradient is that of the eigenvectors: dU_i = sum_j U_j (U_j . dG U_i) / (e_i - e_j), where d
     stands for the distance e_i - e_j of two eigenvalues, with 1 / d broadened to d / (d^2 + s^2):
@@ -110,21 +127,25 @@ def singular_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
         Frobenius norm.
     """
     precision = torch.finfo(x.dtype).eps
-    # [N, 1, 1]
-    norm = torch.linalg.matrix_norm(x.detach(), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    least = torch.finfo(x.dtype).tiny
+    norm = torch.linalg.matrix_norm(x.detach(), keepdim=True).clamp_min(least)  # [N, 1, 1]
     x = x / norm  # no factor changes V, so this one needs no gradient
     wide = x.shape[1] < x.shape[2]
-    gram = x @ x.mT if wide else x.mT @ x
+    gram = x @ x.mT if wide else x.mT @ x  # [N, M, M], M the smaller side
+
     # DIFF 2: an eigendecomposition of a small matrix, batched; the reference codes' SVD has no
     # gradient for equal singular values
     values, vectors = torch.linalg.eigh(gram.detach().nan_to_num())  # rising; NaN it would refuse
-    top_values, top = values[:, -n:].flip(1), vectors[:, :, -n:].flip(2)  # [N, n], [N, M, n]
+    top_values = values[:, -n:].flip(1)  # [N, n]
+    top = vectors[:, :, -n:].flip(2)  # [N, M, n]
+
     distance = top_values[:, None] - values[:, :, None]  # [N, M, n]
     # s^2 is the precision: s lies half way to it, in digits
     inverse = distance / (distance.square() + precision)
     # the value of this sum is 0; its gradient is the one above, since all but `gram` are constants
     top = top + vectors @ (inverse * (vectors.mT @ ((gram - gram.detach()) @ top)))
-    there = top_values > precision * x.shape[-1]
+
+    there = top_values > precision * x.shape[-1]  # [N, n]
     # DIFF 3: NaN if the matrix is not finite, so that the loop can tell
     top = torch.where(there[:, None], top, 0 * norm)
     if wide:
@@ -134,11 +155,13 @@ def singular_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def aligned(student: Tensor, teacher: Tensor) -> Tensor:
-    """For each teacher vector the student vector of largest |cosine|, with the sign of that cosine;
-    a zero vector for 0.
+    """For each teacher vector the student vector of largest |cosine|, with that cosine's sign.
+
+    A cosine of 0 gives a zero vector.
 
     Args:
-        student: [N, D, m]. teacher: [N, D, k].
+        student: [N, D, m].
+        teacher: [N, D, k].
     Returns:
         [N, D, k]; a student vector may be taken more than once.
     """
@@ -156,9 +179,11 @@ class KDSVD(Distiller):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
-        node = cfg.KDSVD
-        self.k, self.form = node.K, node.FORM
-        self.ce_weight, self.feat_weight = node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT
+        self.k = cfg.KDSVD.K
+        self.form = cfg.KDSVD.FORM
+        self.ce_weight = cfg.KDSVD.LOSS.CE_WEIGHT
+        self.feat_weight = cfg.KDSVD.LOSS.FEAT_WEIGHT
+
         axis = 1 if self.form == "channels" else 3
         sides_s, sides_t = (
             [x.shape[axis] for x in probe(net)[1]["feats"][1:]] for net in (student, teacher)
@@ -168,20 +193,18 @@ class KDSVD(Distiller):
             other = FORMS[self.form == FORMS[0]]
             raise UserError(
                 f"KDSVD.FORM {self.form!r} needs equal {what} in all stages, but the student has "
-                f"{sides_s} and the teacher "
-                f"{sides_t}: set KDSVD.FORM to {other!r} or choose another DISTILLER.STUDENT or "
-                f"DISTILLER.TEACHER"
+                f"{sides_s} and the teacher {sides_t}: set KDSVD.FORM to {other!r} or choose "
+                "another DISTILLER.STUDENT or DISTILLER.TEACHER"
             )
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, feats_student = self.student(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
-            feats_teacher = self.teacher(image)[1]
-        distance = kdsvd_loss(
-            feats_student["feats"][1:], feats_teacher["feats"][1:], self.k, self.form
-        )
+            _, feats_teacher = self.teacher(image)
+
+        own = feats_student["feats"][1:]
+        theirs = feats_teacher["feats"][1:]
+        distance = kdsvd_loss(own, theirs, self.k, self.form)
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
             "loss_kd": self.feat_weight * distance,

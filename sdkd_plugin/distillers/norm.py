@@ -1,9 +1,11 @@
-"""NORM: N copies' worth of student channels imitate the teacher's last map, and fold away (Liu et
-al., ICLR 2023).
+"""NORM: N copies' worth of student channels imitate the teacher's last map, and fold away.
+
+Source: Liu et al., ICLR 2023, arXiv 2305.13803.
 """
 
 import copy
 from bisect import bisect_left
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +13,22 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, Anything, AtLeast, Numbers
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.models.base import CifarNet, conv_norm, init_convolutions
+from sdkd_plugin.models.base import (
+    CifarNet,
+    conv_norm,
+    convolution,
+    init_convolutions,
+    last_norm,
+)
 from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
     "N": 8,  # how many student maps imitate the teacher's one
-    # whether the transform is added to its input (the paper's default FT) or replaces it (its plain
-    # FT)
+    # whether the transform is added to its input (the paper's default) or replaces it
     "RESIDUAL": True,
     # weight of the cross entropy with the labels; published: searched in 1/16 to 1/2, by pair
     "CE_WEIGHT": 0.1,
@@ -52,17 +59,19 @@ EPS = 1e-7  # added to the variance of a sample's logits, as in the authors' cod
 
 def check_ramp(cfg: CN) -> None:
     """Raises UserError unless the feature loss has one weight for each phase of its ramp."""
-    epochs, weights = cfg.NORM.RAMP_EPOCHS, cfg.NORM.RAMP_WEIGHTS
+    epochs = cfg.NORM.RAMP_EPOCHS
+    weights = cfg.NORM.RAMP_WEIGHTS
     if len(weights) != len(epochs) + 1:
         raise UserError(
             f"NORM.RAMP_EPOCHS is {epochs}, NORM.RAMP_WEIGHTS is {weights}; allowed: one weight "
-            f"more than epochs"
+            "more than epochs"
         )
 
 
 def norm_loss(expanded: Tensor, map_teacher: Tensor, n: int) -> Tensor:
-    """Sum over the N parts u_1..u_N of the student's expanded map of MSE(u_i, F_T), F_T max-pooled
-    to the student's size.
+    """Sum over the N parts u_i of the student's expanded map of MSE(u_i, F_T).
+
+    F_T is max-pooled to the student's size.
 
     Args:
         expanded: [B, N C_T, H, W].
@@ -75,13 +84,20 @@ def norm_loss(expanded: Tensor, map_teacher: Tensor, n: int) -> Tensor:
     """
     parts = at_least_float32(expanded).unflatten(1, (n, -1))  # [B, N, C_T, H, W]
     # DIFF 1: to the student's size exactly, also where that is no whole fraction of the teacher's
-    goal = F.adaptive_max_pool2d(at_least_float32(map_teacher), expanded.shape[2:])
-    return n * (parts - goal.unsqueeze(1)).square().mean()
+    height, width = expanded.shape[2:]
+    goal = F.adaptive_max_pool2d(at_least_float32(map_teacher), (height, width))  # [B, C_T, H, W]
+    error = parts - goal.unsqueeze(1)  # [B, N, C_T, H, W]
+    return n * error.square().mean()
 
 
 def normalised(logits: Tensor, scale: float) -> Tensor:
-    """Logits [B, K] with mean 0 and standard deviation `scale` over each sample's classes; the
-    order of classes stays.
+    """Logits with mean 0 and standard deviation `scale` over each sample's classes.
+
+    Args:
+        logits: [B, K]; the order of their classes stays.
+        scale: above 0.
+    Returns:
+        [B, K].
     """
     logits = at_least_float32(logits)
     return scale * F.layer_norm(logits, logits.shape[1:], eps=EPS)
@@ -98,36 +114,43 @@ class Transform(nn.Module):
 
     def __init__(self, channels: int, wide: int, residual: bool):
         super().__init__()
-        self.expand, self.contract = conv_norm(channels, wide, 1), conv_norm(wide, channels, 1)
+        self.expand = conv_norm(channels, wide, 1)
+        self.contract = conv_norm(wide, channels, 1)
         self.residual = residual
         init_convolutions(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] to the transformed x and to u [B, N C_T, H, W]."""
-        u = self.expand(x)
-        out = self.contract(u)
+        u = self.expand(x)  # [B, N C_T, H, W]
+        out = self.contract(u)  # [B, C, H, W]
         return (x + out if self.residual else out), u
 
     @torch.no_grad()
     def affine(self) -> tuple[Tensor, Tensor]:
-        """A [C, C] and c [C], float64, such that in eval mode FT maps every position's x to A x +
-        c.
+        """A and c such that in eval mode FT maps every position's x to A x + c.
+
+        Returns:
+            [C, C] and [C], float64.
         """
-        (expand, shift_u), (contract, shift) = (
-            _affine(*pair) for pair in (self.expand, self.contract)
-        )
-        a, c = contract @ expand, contract @ shift_u + shift
-        return (a + torch.eye(len(a), dtype=a.dtype, device=a.device) if self.residual else a), c
+        expand, shift_u = _affine(self.expand)
+        contract, shift = _affine(self.contract)
+        a = contract @ expand  # [C, C]
+        c = contract @ shift_u + shift  # [C]
+        if self.residual:
+            a = a + torch.eye(len(a), dtype=a.dtype, device=a.device)
+        return a, c
 
 
-def _affine(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Matrix [C_out, C_in] and shift [C_out] of a 1x1 convolution without bias and its norm in eval
-    mode, in float64.
+def _affine(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """Matrix [C_out, C_in] and shift [C_out], float64, of a 1x1 convolution without bias and its
+    norm in eval mode.
     """
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale[:, None] * conv.weight.double()[
-        :, :, 0, 0
-    ], norm.bias.double() - scale * norm.running_mean.double()
+    norm = last_norm(layers)
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()  # [C_out]
+    matrix = scale[:, None] * convolution(layers).weight.double()[:, :, 0, 0]
+    shift = norm.bias.double() - scale * norm.running_mean.double()
+    return matrix, shift
 
 
 @torch.no_grad()
@@ -151,22 +174,25 @@ def fold(student: CifarNet, transform: Transform) -> CifarNet:
     renamed={"T": "TAU"},
 )
 class NORM(Distiller):
-    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + ramp(epoch) * FEAT_WEIGHT * NORM loss; the student
-    has FT before its head.
+    """CE_WEIGHT * CE + KD_WEIGHT * tau^2 KL + ramp(epoch) * FEAT_WEIGHT * NORM loss.
+
+    The student has FT before its head.
     """
 
     needs_model_extras = True
+    student: CifarNet
 
     def __init__(self, student: CifarNet, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.NORM
-        own, theirs = probe(student)[1]["head_in"].shape, probe(teacher)[1]["feats"][-1].shape
+        own = probe(student)[1]["head_in"].shape
+        theirs = probe(teacher)[1]["feats"][-1].shape
         if own[2] > theirs[2]:
             sizes = f"{own[2]}x{own[2]} and {theirs[2]}x{theirs[2]}"
             raise UserError(
-                f"NORM shrinks the teacher's last map to the student's and cannot enlarge it: for "
-                f"32x32 images the student's and "
-                f"the teacher's are {sizes}; choose another DISTILLER.TEACHER or DISTILLER.STUDENT"
+                "NORM shrinks the teacher's last map to the student's and cannot enlarge it: for "
+                f"32x32 images the student's and the teacher's are {sizes}; choose another "
+                "DISTILLER.TEACHER or DISTILLER.STUDENT"
             )
         # DIFF 2: also for N = 1, where the authors' code leaves it out
         self.transform = Transform(own[1], self.node.N * theirs[1], self.node.RESIDUAL)
@@ -174,19 +200,21 @@ class NORM(Distiller):
     def deployed(self) -> nn.Module:
         return fold(self.student, self.transform)
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits_student, expanded = self.unfolded(image)
         with torch.no_grad():
-            logits_teacher, feats_teacher = self.teacher(image)
-        own, theirs = logits_student, logits_teacher
+            logits_teacher, feats_teacher = self.teacher(image)  # [N, K]
+
+        own = logits_student
+        theirs = logits_teacher
         if self.node.LOGIT_NORM:
-            own, theirs = (normalised(logits, self.node.LOGIT_SCALE) for logits in (own, theirs))
+            own = normalised(own, self.node.LOGIT_SCALE)
+            theirs = normalised(theirs, self.node.LOGIT_SCALE)
         # WRN's map is the raw sum before its norm, on both sides
         feat = norm_loss(expanded, feats_teacher["feats"][-1], self.node.N)
         kd = kd_loss(own, theirs, self.node.TAU)
         self.terms = {"norm_feat": feat.detach(), "kd": kd.detach()}
+
         # DIFF 3: epochs from 1 to 240, where the authors' loop counts from 0 to 240
         ramp = self.node.RAMP_WEIGHTS[bisect_left(self.node.RAMP_EPOCHS, epoch)]
         # DIFF 4: the logits as they are, since they are what ships; the losses alone see the
@@ -197,9 +225,7 @@ class NORM(Distiller):
         }
 
     def unfolded(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's logits [B, K] with FT in place, and FT's expanded map u [B, N C_T, H,
-        W].
-        """
+        """The student's logits [B, K] with FT in place, and FT's expanded map [B, N C_T, H, W]."""
         expanded: list[Tensor] = []
 
         def insert(x: Tensor) -> Tensor:

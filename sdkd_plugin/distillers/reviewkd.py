@@ -1,8 +1,10 @@
-"""ReviewKD: student stages, each fused with all deeper ones, imitate the teacher's stages (Chen et
-al., CVPR 2021).
+"""ReviewKD: student stages, each fused with all deeper ones, imitate the teacher's stages.
+
+Source: Chen et al., CVPR 2021, arXiv 2104.09044.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +12,9 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Anything, AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, add_up, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import warmup_factor
-from sdkd_plugin.models.base import conv_norm
+from sdkd_plugin.models.base import conv_norm, convolution
 from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
@@ -43,11 +45,10 @@ ALLOWED = {
 
 
 def hcl(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
-    """Hierarchical context loss: MSE of two maps and of their averages over 4x4, 2x2 and 1x1 cells,
-    weighted 1, 1/2, 1/4, 1/8.
+    """Hierarchical context loss: MSE of two maps and of their averages over 4x4, 2x2, 1x1 cells.
 
-    Only sizes below the map's height count; the first that does has weight 1/2. Divided by the sum
-    of the weights used.
+    The four are weighted 1, 1/2, 1/4, 1/8. Only sizes below the map's height count; the first that
+    does has weight 1/2. Divided by the sum of the weights used.
 
     Args:
         feat_student, feat_teacher: [N, C, H, W], the same shape.
@@ -55,15 +56,18 @@ def hcl(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
         scalar, at least 0.
     Source: arXiv 2104.09044, section 3.3, weights as in the authors' code.
     """
-    a, b = at_least_float32(feat_student), at_least_float32(feat_teacher)
-    total, loss, weight = 1.0, F.mse_loss(a, b), 1.0
+    a = at_least_float32(feat_student)
+    b = at_least_float32(feat_teacher)
+    loss = F.mse_loss(a, b)
+
+    weight = total = 1.0
     for size in (4, 2, 1):
         if size < a.shape[2]:
             weight /= 2
             total += weight
-            loss = loss + weight * F.mse_loss(
-                F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(b, size)
-            )
+            cells_a = F.adaptive_avg_pool2d(a, size)  # [N, C, size, size]
+            cells_b = F.adaptive_avg_pool2d(b, size)
+            loss = loss + weight * F.mse_loss(cells_a, cells_b)
     return loss / total
 
 
@@ -83,51 +87,64 @@ class ABF(nn.Module):
 
     def __init__(self, channels: int, mid: int, out_channels: int, fuses: bool):
         super().__init__()
-        self.enter, self.leave = conv_norm(channels, mid, 1), conv_norm(mid, out_channels, 3)
+        self.enter = conv_norm(channels, mid, 1)
+        self.leave = conv_norm(mid, out_channels, 3)
         self.gates = nn.Conv2d(2 * mid, 2, 1) if fuses else None
-        for conv in (self.enter[0], self.leave[0]):
-            nn.init.kaiming_uniform_(conv.weight, a=1)
+        for layers in (self.enter, self.leave):
+            nn.init.kaiming_uniform_(convolution(layers).weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """x [N, C, H, W], deeper [N, mid, h, w] or None, size of the goal; the output and what is
-        handed up.
+        """Fuses, and hands up.
+
+        Args:
+            x: [N, C, H, W].
+            deeper: what the level below handed up, [N, mid, h, w]; None at the deepest.
+            size: height and width of the goal.
+        Returns:
+            the output [N, C_out, *size], and what is handed up, [N, mid, *size].
         """
-        a = self.enter(x)
+        a = self.enter(x)  # [N, mid, H, W]
         if self.gates is not None:
+            assert deeper is not None
             r = F.interpolate(deeper, a.shape[2:], mode="nearest")
-            # [N, 1, H, W] each
-            g, h = torch.sigmoid(self.gates(torch.cat([a, r], 1))).split(1, dim=1)
+            gates = torch.sigmoid(self.gates(torch.cat([a, r], 1)))  # [N, 2, H, W]
+            g, h = gates.split(1, dim=1)
             a = a * g + r * h
         if a.shape[2:] != size:
             a = F.interpolate(a, size, mode="nearest")
         return self.leave(a), a
 
 
-def levels(feats: dict, preact: bool) -> list[Tensor]:
-    """A network's stage maps after (or before) their ReLU, stem left out, then the pooled vector as
-    a map of size 1.
+def levels(feats: dict[str, Any], preact: bool) -> list[Tensor]:
+    """A network's stage maps without the stem's, then the pooled vector as a map of size 1.
+
+    Args:
+        feats: what the network returns beside its logits.
+        preact: whether the maps are those before their ReLU.
     """
-    return [
-        *feats["preact_feats" if preact else "feats"][1:],
-        feats["pooled_feat"][:, :, None, None],
-    ]
+    stages = feats["preact_feats" if preact else "feats"][1:]
+    return [*stages, feats["pooled_feat"][:, :, None, None]]
 
 
 @METHODS.register("REVIEWKD", config=CONFIG, allowed=ALLOWED, epoch_keys=("WARMUP_EPOCHS",))
 class ReviewKD(Distiller):
-    """CE_WEIGHT * CE + min(epoch / WARMUP_EPOCHS, 1) * REVIEWKD_WEIGHT * sum of HCL; trains one ABF
-    per level.
+    """CE_WEIGHT * CE + min(epoch / WARMUP_EPOCHS, 1) * REVIEWKD_WEIGHT * sum of HCL.
+
+    Trains one ABF per level beside the student.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.REVIEWKD
         # DIFF 1: measured, where mdistiller reads shapes and channels from the config
-        own, theirs = (levels(probe(net)[1], preact=True) for net in (student, teacher))
+        own = levels(probe(student)[1], preact=True)
+        theirs = levels(probe(teacher)[1], preact=True)
         # DIFF 2: with unequal numbers of stages the k-th of n imitates the ceil(k m / n)-th of m,
         # where mdistiller drops some
-        n, m = len(own) - 1, len(theirs) - 1
+        n = len(own) - 1
+        m = len(theirs) - 1
         self.goals = [math.ceil(k * m / n) - 1 for k in range(1, n + 1)] + [m]
+
         # DIFF 3: mdistiller ignores the setting and takes 512
         mid = min(self.node.MAX_MID_CHANNEL, own[-1].shape[1])
         channels = [
@@ -137,25 +154,24 @@ class ReviewKD(Distiller):
             ABF(c, mid, out, fuses=k < n) for k, (c, out) in enumerate(channels)
         )
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, feats_student = self.student(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():  # DIFF 4: in eval mode
-            feats_teacher = self.teacher(image)[1]
-        own, theirs = (
-            levels(feats_student, self.node.STU_PREACT),
-            levels(feats_teacher, preact=True),
-        )
-        loss, deeper = 0.0, None
+            _, feats_teacher = self.teacher(image)
+
+        own = levels(feats_student, self.node.STU_PREACT)
+        theirs = levels(feats_teacher, preact=True)
+        losses = []
+        deeper = None
         for x, goal, abf in reversed(list(zip(own, self.goals, self.abfs, strict=True))):
             output, deeper = abf(x, deeper, theirs[goal].shape[2:])
-            loss = loss + hcl(output, theirs[goal])
+            losses.append(hcl(output, theirs[goal]))
+
+        loss = add_up(losses)
+        # DIFF 5: epochs from 1, as in mdistiller; a warm-up of 0 epochs is allowed
+        factor = warmup_factor(epoch, self.node.WARMUP_EPOCHS)
         self.terms = {"hcl": loss.detach()}
         return logits_student, {
             "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target),
-            # DIFF 5: epochs from 1, as in mdistiller; a warm-up of 0 epochs is allowed
-            "loss_kd": warmup_factor(epoch, self.node.WARMUP_EPOCHS)
-            * self.node.REVIEWKD_WEIGHT
-            * loss,
+            "loss_kd": factor * self.node.REVIEWKD_WEIGHT * loss,
         }

@@ -1,6 +1,9 @@
-"""RKD: distances and angles between a batch's features agree in both networks (Park et al., CVPR
-2019, arXiv 1904.05068).
+"""RKD: distances and angles between a batch's features agree in both networks.
+
+Source: Park et al., CVPR 2019, arXiv 1904.05068.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +11,13 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, Anything, AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import (
+    Distiller,
+    Step,
+    at_least_float32,
+    cross_entropy,
+    full_precision,
+)
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -34,29 +43,33 @@ ALLOWED = {
 
 
 def relations(feat: Tensor, squared: bool, eps: float) -> tuple[Tensor, Tensor]:
-    """Distances [N, N] divided by their mean over i != j, and cosines [N, N, N] of the angles at i
-    between j and k.
+    """Distances divided by their mean over i != j, and cosines of the angles at i between j and k.
 
     Args:
         feat: [N, D], unbounded.
         squared: whether distances are squared ones.
         eps: least squared distance, above 0; of closer images neither distance nor direction gets a
             gradient.
+    Returns:
+        [N, N] and [N, N, N].
     """
     feat = at_least_float32(feat)
-    # DIFF 1: differences, which the angles need anyway, where |a|^2 + |b|^2 - 2 a.b would cancel
-    # digits
+    # DIFF 1: differences, which the angles need anyway; |a|^2 + |b|^2 - 2 a.b would cancel digits
     difference = feat[None] - feat[:, None]  # [N, N, D]: from i to j
-    squares = difference.square().sum(2)
-    lengths = squares.clamp_min(eps).sqrt()
+    squares = difference.square().sum(2)  # [N, N]
+    lengths = squares.clamp_min(eps).sqrt()  # [N, N]
+
     same = torch.eye(len(feat), dtype=torch.bool, device=feat.device)
-    distance = torch.where(same, 0, squares.clamp_min(eps) if squared else lengths)
+    distance = torch.where(same, 0, squares.clamp_min(eps) if squared else lengths)  # [N, N]
     # DIFF 3: a batch of one gives 0, not NaN
     mean = distance.sum() / max(len(feat) * (len(feat) - 1), 1)
-    # DIFF 2: no direction between images closer than eps; F.normalize would hand them 1e12 times
-    # the gradient
-    direction = difference * torch.where(squares > eps, lengths.reciprocal(), 0)[:, :, None]
-    return distance / mean.clamp_min(torch.finfo(feat.dtype).tiny), direction @ direction.mT
+    relative = distance / mean.clamp_min(torch.finfo(feat.dtype).tiny)
+
+    # DIFF 2: no direction between images closer than eps, to which F.normalize would hand 1e12
+    # times the gradient
+    inverse = torch.where(squares > eps, lengths.reciprocal(), 0)
+    direction = difference * inverse[:, :, None]  # [N, N, D]
+    return relative, direction @ direction.mT
 
 
 def rkd_losses(
@@ -72,13 +85,12 @@ def rkd_losses(
         distance loss and angle loss, scalars, at least 0.
     Source: arXiv 1904.05068, eq. 4 to 9.
     """
-    with torch.autocast(
-        feat_student.device.type, enabled=False
-    ):  # which would round the products' inputs
+    with full_precision(feat_student):
         with torch.no_grad():
             goals = relations(feat_teacher, squared, eps)
         own = relations(feat_student, squared, eps)
-        distance, angle = (F.smooth_l1_loss(*pair) for pair in zip(own, goals, strict=True))
+        distance = F.smooth_l1_loss(own[0], goals[0])
+        angle = F.smooth_l1_loss(own[1], goals[1])
         return distance, angle
 
 
@@ -92,12 +104,11 @@ class RKD(Distiller):
         super().__init__(student, teacher)
         self.node = cfg.RKD
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, feats_student = self.student(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
-            feats_teacher = self.teacher(image)[1]
+            _, feats_teacher = self.teacher(image)
+
         distance, angle = rkd_losses(
             feats_student["pooled_feat"],
             feats_teacher["pooled_feat"],

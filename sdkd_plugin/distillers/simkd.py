@@ -1,9 +1,11 @@
-"""SimKD: the student learns the teacher's last map and takes over the teacher's classifier (Chen et
-al., CVPR 2022).
+"""SimKD: the student learns the teacher's last map and takes over the teacher's classifier.
+
+Source: Chen et al., CVPR 2022, arXiv 2203.14001.
 """
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +13,10 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.maps import pool_to
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.models.base import CifarNet, conv_norm
+from sdkd_plugin.models.base import CifarNet, Feats, conv_norm
 from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
@@ -31,8 +34,7 @@ ALLOWED = {
 
 
 def map_loss(projected: Tensor, map_teacher: Tensor) -> Tensor:
-    """Mean squared difference over all elements; the teacher's map is averaged to the student's
-    size first.
+    """Mean squared difference over all elements, the teacher's map averaged to the student's size.
 
     Args:
         projected: [N, C, h, w], the student's map after the projector.
@@ -41,13 +43,15 @@ def map_loss(projected: Tensor, map_teacher: Tensor) -> Tensor:
         scalar, at least 0.
     Source: arXiv 2203.14001, equation 3.
     """
-    goal = F.adaptive_avg_pool2d(at_least_float32(map_teacher), projected.shape[2:])
+    goal = pool_to(at_least_float32(map_teacher), projected.shape[2:])  # [N, C, h, w]
     return F.mse_loss(at_least_float32(projected), goal)
 
 
 def projector(channels: int, teacher_channels: int, factor: int) -> nn.Sequential:
-    """1x1, 3x3 and 1x1 convolution through 1 / factor of the teacher's channels, each with norm and
-    ReLU; torch's init.
+    """1x1, 3x3 and 1x1 convolution, each with norm and ReLU; torch's own initialisation.
+
+    Args:
+        factor: the channels in between are the teacher's divided by it.
     """
     narrow = teacher_channels // factor
     steps = (
@@ -59,8 +63,9 @@ def projector(channels: int, teacher_channels: int, factor: int) -> nn.Sequentia
 
 
 class Reused(nn.Module):
-    """What SimKD ships: the student without its classifier, the projector, the teacher's
-    classifier. It shares their weights.
+    """What SimKD ships: the student without its head, the projector, the teacher's classifier.
+
+    It shares their weights.
 
     Args:
         student: its own classifier is left out.
@@ -77,31 +82,35 @@ class Reused(nn.Module):
         self.backbone._modules = {
             name: child for name, child in student._modules.items() if name != student.head
         }
-        self.projector, self.classifier, self.shrink = projector, classifier, shrink
+        self.projector = projector
+        self.classifier = classifier
+        self.shrink = shrink
 
-    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor | list[Tensor]]]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Feats]:
         feats, preact_feats, head_in = self.backbone.maps(image)
         if self.shrink > 1:
             size = [math.ceil(side / self.shrink) for side in head_in.shape[2:]]
-            head_in = F.adaptive_avg_pool2d(head_in, size)
+            head_in = pool_to(head_in, size)
+
         projected = self.projector(head_in)  # [N, D_T, h, w]
-        pooled = projected.mean((2, 3))
-        feats = {
+        pooled = projected.mean((2, 3))  # [N, D_T]
+        return self.classifier(pooled), {
             "feats": feats,
             "preact_feats": preact_feats,
             "head_in": projected,
             "pooled_feat": pooled,
         }
-        return self.classifier(pooled), feats
 
 
 @METHODS.register("SIMKD", config=CONFIG, allowed=ALLOWED)
 class SimKD(Distiller):
-    """FEAT_WEIGHT * MSE of the maps + CE_WEIGHT * CE; trains the student but for its classifier,
-    and a projector.
+    """FEAT_WEIGHT * MSE of the maps + CE_WEIGHT * CE.
+
+    Trains the student but for its classifier, and a projector.
     """
 
     needs_model_extras = True
+    student: CifarNet
 
     def __init__(self, student: CifarNet, teacher: CifarNet, cfg: CN):
         super().__init__(student, teacher)
@@ -110,8 +119,9 @@ class SimKD(Distiller):
         if self.node.FACTOR > theirs[1]:
             raise UserError(
                 f"SIMKD.FACTOR is {self.node.FACTOR}; allowed: 1 to {theirs[1]}, the teacher's "
-                f"channels"
+                "channels"
             )
+
         self.projector = projector(own[1], theirs[1], self.node.FACTOR)
         # DIFF 1: the authors' code runs the teacher for it at every test
         self.shrink = own[2] / theirs[2]
@@ -125,15 +135,13 @@ class SimKD(Distiller):
     def deployed(self) -> nn.Module:
         return Reused(self.student, self.projector, self.teacher.classifier_module(), self.shrink)
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits, feats = self.deployed()(image)
         with torch.no_grad():
             # DIFF 3: never negative, as the projected map
             map_teacher = self.teacher(image)[1]["head_in"]
+        # DIFF 4: the cross entropy is that of the network that ships
         return logits, {
-            "loss_ce": self.node.CE_WEIGHT
-            * cross_entropy(logits, target),  # DIFF 4: of the network that ships
+            "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits, target),
             "loss_kd": self.node.FEAT_WEIGHT * map_loss(feats["head_in"], map_teacher),
         }

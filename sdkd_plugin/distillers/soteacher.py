@@ -1,8 +1,9 @@
-"""SoTeacher: a teacher trained to be a good teacher, then plain KD from it (Dong, Liu, Shang, ICLR
-2024).
+"""SoTeacher: a teacher trained to be a good teacher, then plain KD from it.
+
+Source: Dong, Liu, Shang, ICLR 2024.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from sdkd_plugin.allowed import Above, AtLeast, OneOf
 from sdkd_plugin.distillers.base import (
     Distiller,
     Phase,
+    Step,
     at_least_float32,
     cross_entropy,
     whole_epochs,
@@ -61,24 +63,30 @@ def lipschitz(net: nn.Module) -> Tensor:
     """
     layers = list(net.modules())
     bounds = [m.weight.abs().sum() for m in layers if isinstance(m, nn.Conv2d)]
-    bounds += [
-        (m.weight.abs() / (m.running_var + m.eps).sqrt()).max()
-        for m in layers
-        if isinstance(m, nn.BatchNorm2d)
-    ]
+    bounds += [_stretch(m) for m in layers if isinstance(m, nn.BatchNorm2d)]
     bounds += [m.weight.abs().sum(0).max() for m in layers if isinstance(m, nn.Linear)]
     return torch.stack([at_least_float32(bound) for bound in bounds]).sum()
 
 
+def _stretch(norm: nn.BatchNorm2d) -> Tensor:
+    assert norm.running_var is not None
+    return (norm.weight.abs() / (norm.running_var + norm.eps).sqrt()).max()
+
+
 def consistency(probabilities: Tensor, history: Tensor) -> Tensor:
-    """Squared distance to the own past: mean over samples of sum over classes of (p - q)^2. Both
-    [N, K]; from 0 to 2.
+    """Squared distance to the own past: mean over samples of sum over classes of (p - q)^2.
+
+    Args:
+        probabilities, history: p and q, [N, K], rows of sum 1.
+    Returns:
+        scalar, from 0 to 2.
     """
-    return (probabilities - history).square().sum(1).mean()
+    squares = (probabilities - history).square().sum(1)  # [N]
+    return squares.mean()
 
 
 def renewal(epoch: int, kind: str) -> float:
-    """share: q <- (1 - share) q + share p in training epoch 1, 2, ...; the first sets q = p.
+    """The share in q <- (1 - share) q + share p; 1 in the first epoch, which sets q = p.
 
     "even" makes q the plain mean of all past p; "released" lets the first epoch count twice, since
     the authors' counter goes from 0 to 2.
@@ -98,11 +106,13 @@ def renewal(epoch: int, kind: str) -> float:
 )
 class SoTeacher(Distiller):
     """Phase "teacher": CE + LIP_WEIGHT * Lipschitz + CONSIST_WEIGHT * epoch / TEACHER_EPOCHS *
-    consistency, from epoch 2 on.
+    consistency, the last from epoch 2 on.
 
     Phase "train": the student, with KD.CE_WEIGHT * CE + KD.KD_WEIGHT * tau^2 KL, from the teacher
     as it then stands. A loop that knows no phases runs the second alone.
     """
+
+    history: Tensor  # q, [images, K]
 
     teacher_from = "scratch"
     needs_num_data = True
@@ -110,8 +120,8 @@ class SoTeacher(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN, num_data: int):
         super().__init__(student, teacher)
         self.node = cfg.SOTEACHER
-        # q, a row per training image
-        self.register_buffer("history", torch.zeros(num_data, probe(teacher)[0].shape[1]))
+        num_classes = probe(teacher)[0].shape[1]
+        self.register_buffer("history", torch.zeros(num_data, num_classes))
 
     def phases(self, cfg: CN) -> list[Phase]:
         teacher = Phase("teacher", whole_epochs(cfg.SOTEACHER.TEACHER_EPOCHS), scores=False)
@@ -121,7 +131,7 @@ class SoTeacher(Distiller):
     def trains_teacher(self) -> bool:
         return self.phase is not None and self.phase.name == "teacher"
 
-    def train(self, mode: bool = True) -> "SoTeacher":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         idle = self.student if self.trains_teacher else self.teacher
         # DIFF 2: the student learns in the same run, from the teacher of the last epoch
@@ -130,25 +140,29 @@ class SoTeacher(Distiller):
 
     def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
         if phase.name == "teacher":
-            return [
-                {
-                    "params": list(self.teacher.parameters()),
-                    "lr_factor": self.node.TEACHER_LR_FACTOR,
-                }
-            ]
+            params = list(self.teacher.parameters())
+            return [{"params": params, "lr_factor": self.node.TEACHER_LR_FACTOR}]
         return [{"params": list(self.student.parameters())}]
 
     def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, index: Tensor | None = None, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As in `Distiller`; in the teacher's phase, which needs `index`, the logits are the
+        self,
+        image: Tensor,
+        target: Tensor,
+        epoch: int = 1,
+        index: Tensor | None = None,
+        **extras: Any,
+    ) -> Step:
+        """As in `Distiller`; in the teacher's phase, which needs `index` [N], the logits are the
         teacher's.
         """
         if self.trains_teacher:
+            assert index is not None
             return self.train_teacher(image, target, epoch, index)
-        logits_student, _ = self.student(image)
+
+        logits_student, _ = self.student(image)  # [N, K]
         with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
+            logits_teacher, _ = self.teacher(image)  # [N, K]
+
         kd = kd_loss(logits_student, logits_teacher, self.node.KD.TAU)
         self.terms = {}
         return logits_student, {
@@ -156,23 +170,24 @@ class SoTeacher(Distiller):
             "loss_kd": self.node.KD.KD_WEIGHT * kd,
         }
 
-    def train_teacher(
-        self, image: Tensor, target: Tensor, epoch: int, index: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step of the teacher's phase; the images' rows of the history are compared with first
-        and renewed after.
+    def train_teacher(self, image: Tensor, target: Tensor, epoch: int, index: Tensor) -> Step:
+        """One step of the teacher's phase.
+
+        The images' rows of the history are compared with first and renewed after.
         """
+        assert self.phase is not None
         logits, _ = self.teacher(image)
-        probabilities = torch.softmax(at_least_float32(logits), dim=1)
-        lip, consist = lipschitz(self.teacher), consistency(probabilities, self.history[index])
-        # The history is empty in the first epoch
+        probabilities = torch.softmax(at_least_float32(logits), dim=1)  # [N, K]
+        lip = lipschitz(self.teacher)
+        consist = consistency(probabilities, self.history[index])
+        # the history is empty in the first epoch
         weight = self.node.CONSIST_WEIGHT * epoch / self.phase.epochs if epoch > 1 else 0.0
+
         share = renewal(epoch, self.node.HISTORY)
         with torch.no_grad():
-            rows = torch.lerp(
-                self.history[index], probabilities.detach().to(self.history.dtype), share
-            )
-            self.history.index_copy_(0, index, rows)
+            now = probabilities.detach().to(self.history.dtype)
+            self.history.index_copy_(0, index, torch.lerp(self.history[index], now, share))
+
         self.terms = {"lipschitz": lip.detach(), "consistency": consist.detach()}
         return logits, {
             "loss_ce": cross_entropy(logits, target),

@@ -1,6 +1,9 @@
-"""SP: images that look alike to the teacher look alike to the student (Tung, Mori, ICCV 2019, arXiv
-1907.09682).
+"""SP: images that look alike to the teacher look alike to the student.
+
+Source: Tung, Mori, ICCV 2019, arXiv 1907.09682.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +11,13 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import (
+    Distiller,
+    Step,
+    at_least_float32,
+    cross_entropy,
+    full_precision,
+)
 from sdkd_plugin.distillers.maps import unit
 from sdkd_plugin.registry import METHODS
 
@@ -22,8 +31,12 @@ ALLOWED = {"LOSS.CE_WEIGHT": AtLeast(0), "LOSS.FEAT_WEIGHT": AtLeast(0)}
 
 
 def similarity(feat: Tensor) -> Tensor:
-    """G = Q Q^T of a batch of maps [N, C, H, W], Q their activations as rows; [N, N], each row of G
-    divided by its length.
+    """G = Q Q^T of a batch of maps, Q their activations as rows; each row of G has length 1.
+
+    Args:
+        feat: [N, C, H, W].
+    Returns:
+        [N, N].
     """
     rows = at_least_float32(feat).flatten(1)  # [N, C H W]
     return unit(rows @ rows.T)  # DIFF 1: an image whose map is all zeros gets no gradient
@@ -39,9 +52,7 @@ def sp_loss(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
         scalar, at least 0.
     Source: arXiv 1907.09682, eq. 2 to 4.
     """
-    with torch.autocast(
-        feat_student.device.type, enabled=False
-    ):  # which would round the products' inputs
+    with full_precision(feat_student):
         return F.mse_loss(similarity(feat_student), similarity(feat_teacher))
 
 
@@ -53,16 +64,16 @@ class SP(Distiller):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
-        self.ce_weight, self.feat_weight = cfg.SP.LOSS.CE_WEIGHT, cfg.SP.LOSS.FEAT_WEIGHT
+        self.ce_weight = cfg.SP.LOSS.CE_WEIGHT
+        self.feat_weight = cfg.SP.LOSS.FEAT_WEIGHT
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, feats_student = self.student(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
-            feats_teacher = self.teacher(image)[1]
+            _, feats_teacher = self.teacher(image)
+
+        distance = sp_loss(feats_student["feats"][-1], feats_teacher["feats"][-1])
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight
-            * sp_loss(feats_student["feats"][-1], feats_teacher["feats"][-1]),
+            "loss_kd": self.feat_weight * distance,
         }

@@ -1,6 +1,9 @@
-"""SRRL: the student's features must work in the teacher's own classifier (Yang et al., ICLR
-2021).
+"""SRRL: the student's features must work in the teacher's own classifier.
+
+Source: Yang et al., ICLR 2021.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +11,13 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, AtLeast, OneOf
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import (
+    Distiller,
+    Step,
+    at_least_float32,
+    cross_entropy,
+    full_precision,
+)
 from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.models.base import conv_norm, init_convolutions
 from sdkd_plugin.models.probe import pooled_dim
@@ -37,8 +46,7 @@ ALLOWED = {
 def srrl_losses(
     pooled_student: Tensor, pooled_teacher: Tensor, logits_teacher: Tensor, head: nn.Module
 ) -> tuple[Tensor, Tensor]:
-    """Feature matching and softmax regression losses, both the mean over batch and components of a
-    squared difference.
+    """Feature matching and softmax regression losses, both mean squared differences.
 
     L_FM = mean((a - b)^2), L_SR = mean((h_T(a) - z_T)^2) with a, b the pooled features, h_T the
     teacher's classifier.
@@ -52,13 +60,15 @@ def srrl_losses(
         L_FM and L_SR, scalars, at least 0.
     Source: the authors' code (KD_SRRL d2e802f), where L_SR has no temperature.
     """
-    a, b = at_least_float32(pooled_student), at_least_float32(pooled_teacher)
-    return F.mse_loss(a, b), F.mse_loss(at_least_float32(head(a)), at_least_float32(logits_teacher))
+    a = at_least_float32(pooled_student)  # [N, D_T]
+    b = at_least_float32(pooled_teacher)  # [N, D_T]
+    matching = F.mse_loss(a, b)
+    regression = F.mse_loss(at_least_float32(head(a)), at_least_float32(logits_teacher))
+    return matching, regression
 
 
 class Connector(nn.Module):
-    """relu(BN(conv1x1)) from the student's to the teacher's channels, and the global average; a map
-    in, a vector out.
+    """relu(BN(conv1x1)) from the student's to the teacher's channels, and the global average.
 
     Args:
         channels, teacher_channels: of the maps in front of the two heads.
@@ -79,8 +89,9 @@ class Connector(nn.Module):
 
 @METHODS.register("SRRL", config=CONFIG, allowed=ALLOWED, renamed={"T": "TAU"})
 class SRRL(Distiller):
-    """CE_WEIGHT * CE + FM_WEIGHT * L_FM + SR_WEIGHT * L_SR + KD_WEIGHT * tau^2 KL; trains a
-    connector beside the student.
+    """CE_WEIGHT * CE + FM_WEIGHT * L_FM + SR_WEIGHT * L_SR + KD_WEIGHT * tau^2 KL.
+
+    Trains a connector beside the student.
     """
 
     needs_model_extras = True
@@ -90,16 +101,15 @@ class SRRL(Distiller):
         self.node = cfg.SRRL
         self.connector = Connector(pooled_dim(student), pooled_dim(teacher), self.node.CONNECTOR)
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, feats_student = self.student(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
-            logits_teacher, feats_teacher = self.teacher(image)
+            logits_teacher, feats_teacher = self.teacher(image)  # [N, K]
+
         # DIFF 1: what the head averages, non-negative as what leaves the connector; WRN's and
         # MobileNetV2's last feats are not
-        pooled_student = self.connector(feats_student["head_in"])
-        with torch.autocast(image.device.type, enabled=False):
+        pooled_student = self.connector(feats_student["head_in"])  # [N, D_T]
+        with full_precision(image):
             matching, regression = srrl_losses(
                 pooled_student,
                 feats_teacher["pooled_feat"],
@@ -107,6 +117,7 @@ class SRRL(Distiller):
                 self.teacher.classifier_module(),
             )
         kd = kd_loss(logits_student, logits_teacher, self.node.TAU)
+
         self.terms = {
             "srrl_fm": matching.detach(),
             "srrl_sr": regression.detach(),

@@ -1,8 +1,10 @@
-"""VID: the student's maps predict the teacher's, and how sure they are (Ahn et al., CVPR 2019,
-arXiv 1904.05835).
+"""VID: the student's maps predict the teacher's, and how sure they are.
+
+Source: Ahn et al., CVPR 2019, arXiv 1904.05835.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, Anything, AtLeast
-from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.base import Distiller, Step, add_up, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.maps import pool_pair
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.probe import probe
@@ -42,8 +44,9 @@ def check_start(cfg: CfgNode) -> None:
 
 
 def vid_loss(mean: Tensor, feat_teacher: Tensor, rho: Tensor, eps: float) -> Tensor:
-    """mean of 1/2 [(mu - F_T)^2 / v + log v], v = softplus(rho) + eps: Gaussian negative log
-    likelihood less its constant.
+    """mean of 1/2 [(mu - F_T)^2 / v + log v] with v = softplus(rho) + eps.
+
+    That is the Gaussian negative log likelihood less its constant.
 
     Args:
         mean: mu [N, C, H, W], the prediction, unbounded.
@@ -54,8 +57,9 @@ def vid_loss(mean: Tensor, feat_teacher: Tensor, rho: Tensor, eps: float) -> Ten
         scalar, below 0 where variances are small; mean over the batch, channels and positions.
     Source: arXiv 1904.05835, eq. 5 and 6.
     """
-    variance = F.softplus(at_least_float32(rho)) + eps  # DIFF 2: where log(1 + exp(rho)) overflows
-    error = (at_least_float32(mean) - at_least_float32(feat_teacher)).square()
+    # DIFF 2: softplus, where log(1 + exp(rho)) overflows
+    variance = F.softplus(at_least_float32(rho)) + eps  # [C]
+    error = (at_least_float32(mean) - at_least_float32(feat_teacher)).square()  # [N, C, H, W]
     # the logarithm is taken of C numbers, not of every position; channels count alike in both means
     return 0.5 * ((error / variance.view(1, -1, 1, 1)).mean() + variance.log().mean())
 
@@ -71,17 +75,18 @@ class Predictor(nn.Module):
 
     def __init__(self, channels: int, teacher_channels: int, variance: float, eps: float):
         super().__init__()
-        widths = (channels, teacher_channels, teacher_channels, teacher_channels)
-        first, second, third = (
-            nn.Conv2d(*pair, 1, bias=False) for pair in zip(widths, widths[1:], strict=False)
+        self.mean = nn.Sequential(
+            nn.Conv2d(channels, teacher_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
         )
-        self.mean = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
+
         start = variance - eps
-        # the inverse of softplus, written so that a large start does not overflow. DIFF 1: a
-        # parameter
-        self.rho = nn.Parameter(
-            torch.full((teacher_channels,), start + math.log(-math.expm1(-start)))
-        )
+        # the inverse of softplus, written so that a large start does not overflow
+        rho = start + math.log(-math.expm1(-start))
+        self.rho = nn.Parameter(torch.full((teacher_channels,), rho))  # DIFF 1: a parameter
         self.eps = eps
 
     def forward(self, feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
@@ -89,7 +94,8 @@ class Predictor(nn.Module):
         larger one.
         """
         feat_student, feat_teacher = pool_pair(feat_student, feat_teacher)
-        return vid_loss(self.mean(feat_student), feat_teacher, self.rho, self.eps)
+        mean = self.mean(feat_student)  # [N, C_T, H, W]
+        return vid_loss(mean, feat_teacher, self.rho, self.eps)
 
 
 @METHODS.register("VID", config=CONFIG, allowed=ALLOWED, rule=check_start)
@@ -101,26 +107,30 @@ class VID(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         node = cfg.VID
-        self.ce_weight, self.feat_weight = node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT
+        self.ce_weight = node.LOSS.CE_WEIGHT
+        self.feat_weight = node.LOSS.FEAT_WEIGHT
+
         # DIFF 3: measured in eval mode; mdistiller's probe moves the running statistics of both
         # networks
-        channels = [[x.shape[1] for x in probe(net)[1]["feats"][1:]] for net in (student, teacher)]
+        channels_s, channels_t = (
+            [x.shape[1] for x in probe(net)[1]["feats"][1:]] for net in (student, teacher)
+        )
         # paired from the first; what has no partner is left out
         self.predictors = nn.ModuleList(
-            Predictor(*pair, node.INIT_PRED_VAR, node.EPS) for pair in zip(*channels, strict=False)
+            Predictor(own, theirs, node.INIT_PRED_VAR, node.EPS)
+            for own, theirs in zip(channels_s, channels_t, strict=False)
         )
 
-    def forward_train(
-        self, image: Tensor, target: Tensor, epoch: int = 1, **extras
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_student, feats_student = self.student(image)
+    def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
+        logits_student, feats_student = self.student(image)  # [N, K]
         with torch.no_grad():
-            feats_teacher = self.teacher(image)[1]
+            _, feats_teacher = self.teacher(image)
+
         stages = zip(
             self.predictors, feats_student["feats"][1:], feats_teacher["feats"][1:], strict=False
         )
+        likelihood = add_up(predict(own, theirs) for predict, own, theirs in stages)
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight
-            * sum(predict(own, theirs) for predict, own, theirs in stages),
+            "loss_kd": self.feat_weight * likelihood,
         }

@@ -1,8 +1,7 @@
-"""The CIFAR model zoo: constructor names, state-dict keys and outputs equal mdistiller's, so
-checkpoints load both ways.
+"""The CIFAR model zoo: names, state-dict keys and outputs equal mdistiller's.
 
-Every model maps images [N, 3, H, W] to `(logits [N, K], feats)`; `base.CifarNet` says what `feats`
-holds.
+Checkpoints therefore load both ways. Every model maps images [N, 3, H, W] to
+`(logits [N, K], feats)`; `base.Feats` says what `feats` holds.
 """
 
 from torch import nn
@@ -27,15 +26,17 @@ def build_model(name: str, num_classes: int) -> nn.Module:
     entry = MODELS[name]
     if num_classes < 1:
         raise UserError(
-            f"num_classes is {num_classes} for model {name!r}: it must be at least 1; look at the "
-            f"data set's labels"
+            f"num_classes is {num_classes} for model {name!r}: it must be at least 1; "
+            "look at the data set's labels"
         )
+
     return entry.build(num_classes)
 
 
 def teacher_checkpoint(name: str) -> str:
-    """Returns where a trained teacher's weights lie, relative to the working directory:
-    mdistiller's layout.
+    """Returns where a trained teacher's weights lie, in mdistiller's layout.
+
+    The path is relative to the working directory.
 
     Raises:
         UserError: the name is unknown.

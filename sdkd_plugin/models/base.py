@@ -1,8 +1,7 @@
-"""What all models of the zoo share: the contract, the stage that ends in a ReLU, He's
-initialisation.
-"""
+"""What all models of the zoo share: the contract, the stage that ends in a ReLU, He's init."""
 
 from collections.abc import Callable, Iterable
+from typing import Generic, TypedDict, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,16 +10,27 @@ from torch import Tensor, nn
 from sdkd_plugin.models.families import Family
 
 Maps = tuple[list[Tensor], list[Tensor], Tensor]  # feats, preact_feats, head_in
+Block = TypeVar("Block", bound=nn.Module)
+
+
+class Feats(TypedDict):
+    """What a model returns beside its logits.
+
+    Args:
+        feats: maps [N, C, H, W], one after the stem and one after each stage.
+        preact_feats: the same before their ReLU; the stem's entry is the one of `feats`.
+        head_in: [N, D, H, W] exactly the map whose global average is `pooled_feat`.
+        pooled_feat: [N, D].
+    """
+
+    feats: list[Tensor]
+    preact_feats: list[Tensor]
+    head_in: Tensor
+    pooled_feat: Tensor
 
 
 class CifarNet(nn.Module):
     """Images [N, 3, H, W] -> `(logits [N, K], feats)`; a family adds its layers and `maps`.
-
-    `feats` is a dict of
-        feats: list of maps [N, C, H, W], one after the stem and one after each stage.
-        preact_feats: the same before their ReLU; the stem's entry is the one of `feats`.
-        head_in [N, D, H, W]: exactly the map whose global average is `pooled_feat`.
-        pooled_feat [N, D].
 
     What methods must know of a family stands with the model: `maps_through`, `fold_affine`,
     `get_bn_before_relu`, and `family`, which says where its stages are. Those of this package are
@@ -40,8 +50,7 @@ class CifarNet(nn.Module):
         raise NotImplementedError
 
     def maps_through(self, image: Tensor, insert: Callable[[Tensor], Tensor]) -> Maps:
-        """`maps` with `insert` applied to the last map [N, D, H, W], right before the global
-        average.
+        """`maps` with `insert` applied to the last map [N, D, H, W], before the global average.
 
         A family that ends in a norm and a ReLU of its own (WRN) applies it before these.
         """
@@ -50,11 +59,12 @@ class CifarNet(nn.Module):
 
     @torch.no_grad()
     def fold_affine(self, matrix: Tensor, shift: Tensor) -> None:
-        """Makes the model compute from now on what it did with p -> A p + c, at every position, as
-        the `insert` of `maps_through`.
+        """Makes p -> A p + c, as the `insert` of `maps_through`, a part of the model.
 
-        Here the average follows at once, so that the classifier can take it in: W (A p + c) + b =
-        (W A) p + (W c + b). A family that overrides `maps_through` overrides this, too.
+        From now on the model computes what it did with that `insert`, at every position. Here the
+        average follows at once, so that the classifier can take it in:
+        W (A p + c) + b = (W A) p + (W c + b).
+        A family that overrides `maps_through` overrides this, too.
 
         Args:
             matrix: A [D, D], float64.
@@ -65,7 +75,7 @@ class CifarNet(nn.Module):
         head.bias.copy_(weight @ shift + head.bias.double())
         head.weight.copy_(weight @ matrix)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor | list[Tensor]]]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Feats]:
         feats, preact_feats, head_in = self.maps(image)
         logits, pooled = self.forward_head(head_in)
         return logits, {
@@ -99,31 +109,41 @@ class CifarNet(nn.Module):
         return nn.ModuleList(child for name, child in self.named_children() if name != self.head)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        """For each stage after the stem, the norm whose output leads into the ReLU (OFD reads its
-        margins there).
+        """For each stage after the stem, the norm whose output leads into the ReLU.
+
+        OFD reads its margins there.
         """
         raise NotImplementedError
 
 
-class Stage(nn.Sequential):
-    """Blocks that stop short of their final ReLU, which stands here: returns the last map after and
-    before it.
+class Stage(nn.Sequential, Generic[Block]):
+    """Blocks that stop short of their final ReLU, which stands here.
+
+    Returns the last map after and before that ReLU, [N, C, H, W] each.
     """
+
+    @property
+    def last(self) -> Block:
+        """The last block."""
+        return cast(Block, self[-1])  # torch promises no more than a Module
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         last = len(self) - 1
         for i, block in enumerate(self):
-            preact = block(x)
+            preact = block(x)  # [N, C, H, W]
             # the last pre-activation is handed out and must survive
             x = F.relu(preact, inplace=i < last)
         return x, preact
 
 
 def run_stages(x: Tensor, stages: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
-    """Feeds the stem's output through stages that return (out, preact); only `out` goes on. Returns
-    feats, preact_feats.
+    """Feeds the stem's output through stages that return (out, preact); only `out` goes on.
+
+    Returns:
+        feats and preact_feats, the stem's output first.
     """
-    feats, preact_feats = [x], [x]
+    feats = [x]
+    preact_feats = [x]
     for stage in stages:
         x, preact = stage(x)
         feats.append(x)
@@ -137,12 +157,23 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
 
-def init_convolutions(net: nn.Module) -> None:
-    """Draws every convolution from N(0, 2 / (k^2 C_out)), biases 0 (He et al. 2015, eq. 14,
-    backward case).
+def convolution(layers: nn.Sequential) -> nn.Conv2d:
+    """The convolution of `conv_norm`."""
+    return cast(nn.Conv2d, layers[0])
 
-    Depthwise convolutions count all output channels too, as mdistiller does. Norms start at 1 and 0
-    by themselves.
+
+def last_norm(layers: nn.Module) -> nn.BatchNorm2d:
+    """The last norm of layers that stand in the order in which they run."""
+    return [layer for layer in layers.modules() if isinstance(layer, nn.BatchNorm2d)][-1]
+
+
+def init_convolutions(net: nn.Module) -> None:
+    """Draws every convolution from N(0, 2 / (k^2 C_out)), biases 0.
+
+    Depthwise convolutions count all output channels too, as mdistiller does. Norms start at 1 and
+    0 by themselves.
+
+    Source: He et al. 2015, eq. 14, backward case.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):

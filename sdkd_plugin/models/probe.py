@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +10,14 @@ from torch import Tensor, nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model is in eval mode; afterwards every module has the mode back that it
-    had.
+    """Inside the block the model is in eval mode; afterwards each module has its own mode back.
 
     Eval mode matters to a probe: in train mode its image would move the batch norms' running
     statistics, a frozen teacher's too.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
+
     try:
         yield
     finally:
@@ -25,7 +26,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def probe(model: nn.Module, size: int = 32) -> tuple[Tensor, dict]:
+def probe(model: nn.Module, size: int = 32) -> tuple[Tensor, dict[str, Any]]:
     """Runs the model on one black image in eval mode.
 
     Args:
@@ -35,10 +36,12 @@ def probe(model: nn.Module, size: int = 32) -> tuple[Tensor, dict]:
         what the model returns: logits [1, K] and its feats.
     """
     weight = next(model.parameters())
+    black = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
     with eval_mode(model):
-        return model(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))
+        return model(black)
 
 
 def pooled_dim(model: nn.Module) -> int:
     """Length D of the model's pooled feature vector [N, D]; the image size does not change it."""
-    return probe(model)[1]["pooled_feat"].shape[1]
+    _, feats = probe(model)
+    return feats["pooled_feat"].shape[1]

@@ -1,5 +1,6 @@
-"""ResNet18 and ResNet50 as for ImageNet, with a 3x3 stem at full size for CIFAR (He et al. 2016,
-table 1).
+"""ResNet18 and ResNet50 as for ImageNet, with a 3x3 stem at full size for CIFAR.
+
+Source: He et al. 2016, table 1.
 """
 
 from functools import partial
@@ -34,8 +35,9 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride), 1x1 to four times the width, plus shortcut; the last
-    ReLU belongs to the stage.
+    """1x1, 3x3 (which carries the stride), 1x1 to four times the width, plus shortcut.
+
+    The last ReLU belongs to the stage.
     """
 
     expansion = 4
@@ -43,12 +45,14 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int):
         super().__init__()
         channels = self.expansion * width
+
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
+
         self.shortcut = _shortcut(in_channels, channels, stride)
 
     @property
@@ -61,9 +65,13 @@ class Bottleneck(nn.Module):
         return self.bn3(self.conv3(out)) + self.shortcut(x)
 
 
+Block = BasicBlock | Bottleneck
+
+
 class ResNetV2(CifarNet):
-    """Four stages of 64, 128, 256 and 512 channels times the block's expansion, each after the
-    first at half the size.
+    """Four stages of 64, 128, 256 and 512 channels times the block's expansion.
+
+    Each stage after the first works at half the size of the one before.
 
     Args:
         block: BasicBlock or Bottleneck.
@@ -73,43 +81,43 @@ class ResNetV2(CifarNet):
 
     head = "linear"
 
-    def __init__(
-        self,
-        block: type[BasicBlock] | type[Bottleneck],
-        blocks: tuple[int, int, int, int],
-        num_classes: int,
-    ):
+    def __init__(self, block: type[Block], blocks: tuple[int, int, int, int], num_classes: int):
         channels = [64] + [block.expansion * width for width in (64, 128, 256, 512)]
         super().__init__(channels)
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
+
         self.layer1 = _stage(block, blocks[0], channels[0], 64, stride=1)
         self.layer2 = _stage(block, blocks[1], channels[1], 128, stride=2)
         self.layer3 = _stage(block, blocks[2], channels[2], 256, stride=2)
         self.layer4 = _stage(block, blocks[3], channels[3], 512, stride=2)
         self.linear = nn.Linear(channels[4], num_classes)
+
         init_convolutions(self)
 
+    @property
+    def stages(self) -> list[Stage[Block]]:
+        """The four stages, in the order they run."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
     def maps(self, image: Tensor) -> Maps:
-        stem = F.relu(self.bn1(self.conv1(image)))
-        feats, preact_feats = run_stages(stem, [self.layer1, self.layer2, self.layer3, self.layer4])
+        stem = F.relu(self.bn1(self.conv1(image)))  # [N, 64, H, W]
+        feats, preact_feats = run_stages(stem, self.stages)
         return feats, preact_feats, feats[-1]
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        return [
-            stage[-1].last_norm for stage in (self.layer1, self.layer2, self.layer3, self.layer4)
-        ]
+        return [stage.last.last_norm for stage in self.stages]
 
 
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    return (
-        nn.Sequential()
-        if stride == 1 and in_channels == channels
-        else conv_norm(in_channels, channels, 1, stride)
-    )
+    if stride == 1 and in_channels == channels:
+        return nn.Sequential()
+    return conv_norm(in_channels, channels, 1, stride)
 
 
-def _stage(block: type[nn.Module], blocks: int, in_channels: int, width: int, stride: int) -> Stage:
+def _stage(
+    block: type[Block], blocks: int, in_channels: int, width: int, stride: int
+) -> Stage[Block]:
     following = [block(block.expansion * width, width, stride=1) for _ in range(blocks - 1)]
     return Stage(block(in_channels, width, stride), *following)
 

@@ -24,8 +24,9 @@ def make_config() -> Callable[..., CN]:
 
 @pytest.fixture(scope="session")
 def toy() -> Dataset:
-    """50 + 20 random 8x8 images of 5 classes of unequal size; pixel values start at 1, so padding
-    can be told apart.
+    """50 + 20 random 8x8 images of 5 classes of unequal size.
+
+    Pixel values start at 1, so padding can be told apart.
     """
     generator = torch.Generator().manual_seed(0)
     train, test = (

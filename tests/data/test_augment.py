@@ -1,6 +1,4 @@
-"""The batched augmentation against torchvision's, image by image, and the distribution of its
-draws.
-"""
+"""The batched augmentation against torchvision's, image by image; how its draws are distributed."""
 
 import itertools
 
@@ -15,13 +13,9 @@ CPU = torch.device("cpu")
 
 
 def random_images(count: int, size: int) -> torch.Tensor:
-    return torch.randint(
-        0,
-        256,
-        (count, size, size, 3),
-        generator=torch.Generator().manual_seed(size),
-        dtype=torch.uint8,
-    )
+    generator = torch.Generator().manual_seed(size)
+    shape = (count, size, size, 3)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("size, padding", [(32, 4), (8, 1), (9, 2)])

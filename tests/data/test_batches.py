@@ -20,9 +20,7 @@ PLAIN = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
 
 @pytest.fixture
 def batches(toy: Dataset, make_config: Callable) -> Callable[..., TrainBatches]:
-    """batches("KEY", value, ..., argument=...) -> TrainBatches of the toy data on the CPU, in
-    batches of 8.
-    """
+    """batches("KEY", value, ..., argument=...) -> TrainBatches of 8 of the toy data, on the CPU."""
 
     def make(*pairs: object, dataset: Dataset = toy, **arguments: int) -> TrainBatches:
         cfg = make_config("SOLVER.BATCH_SIZE", 8, *pairs)
@@ -203,12 +201,8 @@ def test_real_cifar100_is_standardised_by_the_default_mean_and_std(
     path = str(shared / "data" / "cifar100.npz")
     cfg = make_config("DATASET.TYPE", "npz", "DATASET.ROOT", path, "DATASET.TEST.BATCH_SIZE", 1000)
     data = load_dataset(cfg)
-    assert (len(data.train), len(data.test), data.num_classes, data.classes[0]) == (
-        50000,
-        10000,
-        100,
-        "apple",
-    )
+    sizes = (len(data.train), len(data.test), data.num_classes)
+    assert sizes == (50000, 10000, 100) and data.classes[0] == "apple"
     sums = torch.zeros(2, 3, dtype=torch.float64)
     for image, _ in EvalBatches(replace(data, test=data.train), cfg, "cpu"):
         sums += torch.stack([image.mean((0, 2, 3)), image.square().mean((0, 2, 3))]) / 50

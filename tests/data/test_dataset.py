@@ -17,9 +17,7 @@ from sdkd_plugin.registry import DATASETS, Entry
 def load(
     monkeypatch: pytest.MonkeyPatch, make_config: Callable, toy: Dataset
 ) -> Callable[..., Dataset]:
-    """load("KEY", value, ..., data=...) -> what load_dataset makes of the toy data (or of
-    `data`).
-    """
+    """load("KEY", value, ..., data=...) -> what load_dataset makes of `data` (the toy data)."""
 
     def loaded(*pairs: object, data: Dataset = toy) -> Dataset:
         DATASETS.load()
@@ -37,12 +35,8 @@ def positions(part: Images, whole: Images) -> list[int]:
 def test_everything_is_kept_by_default(load: Callable, toy: Dataset) -> None:
     data = load()
     assert data.train is toy.train and data.test is toy.test
-    assert (data.evaluates, data.num_classes, len(data.train), len(data.test)) == (
-        "test",
-        5,
-        50,
-        20,
-    )
+    sizes = (data.num_classes, len(data.train), len(data.test))
+    assert data.evaluates == "test" and sizes == (5, 50, 20)
 
 
 def test_subset_is_class_balanced_ordered_and_nested(load: Callable, toy: Dataset) -> None:
@@ -106,20 +100,23 @@ def test_choose_per_class_takes_the_counts_asked_for(rows: list[tuple[int, int]]
 
 
 def test_shrink_averages_areas_by_hand() -> None:
-    image = torch.tensor(
-        [[0, 1, 10, 20], [2, 4, 30, 40], [255, 255, 7, 7], [255, 252, 7, 8]], dtype=torch.uint8
-    )
+    rows = [
+        [0, 1, 10, 20],
+        [2, 4, 30, 40],
+        [255, 255, 7, 7],
+        [255, 252, 7, 8],
+    ]
+    image = torch.tensor(rows, dtype=torch.uint8)
     small = shrink(image[None, :, :, None].expand(1, 4, 4, 3), 2, "it")
     assert small.dtype == torch.uint8
     assert small[0, :, :, 0].tolist() == [[2, 25], [254, 7]]  # 1.75, 25, 254.25, 7.25
 
 
 def test_shrink_equals_itself_across_chunks() -> None:
-    images = torch.randint(
-        0, 256, (2500, 4, 6, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
-    )
-    # 2x3 areas
-    expected = images.view(2500, 2, 2, 2, 3, 3).double().mean((2, 4)).round().to(torch.uint8)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (2500, 4, 6, 3), generator=generator, dtype=torch.uint8)
+    areas = images.view(2500, 2, 2, 2, 3, 3)  # of 2x3 pixels
+    expected = areas.double().mean((2, 4)).round().to(torch.uint8)
     assert shrink(images, 2, "it").equal(expected)
 
 

@@ -26,7 +26,8 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def load(tmp_path: Path, make_config: Callable) -> Callable[..., Dataset]:
-    """load(y_train=..., ...) -> the data set of a file with these arrays in place of the good ones;
+    """load(y_train=..., ...) -> the data set of a file with these arrays in place of the good ones.
+
     None leaves one out.
     """
 

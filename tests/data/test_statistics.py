@@ -1,6 +1,4 @@
-"""A data set's mean and std: counted exactly, its own unless given, and never changed by what is
-kept of it.
-"""
+"""A data set's mean and std: counted exactly, its own unless given, never changed by a subset."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,5 +1,6 @@
-"""AB's loss by hand, against RepDistiller's numbers and a slow version; its connectors; what it
-refuses.
+"""AB's loss by hand, against RepDistiller's numbers and a slow version.
+
+Its connectors; what it refuses.
 """
 
 import pytest

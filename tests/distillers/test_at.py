@@ -1,5 +1,6 @@
-"""AT's loss by hand, against mdistiller's numbers and a slow version; invariances, extremes,
-refusals.
+"""AT's loss by hand, against mdistiller's numbers and a slow version.
+
+Invariances, extremes, refusals.
 """
 
 import pytest

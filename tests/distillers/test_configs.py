@@ -1,5 +1,6 @@
-"""Every yaml under configs/cifar100 states the published protocol in full and nothing that
-mdistiller would reject.
+"""Every yaml under configs/cifar100 states the published protocol in full.
+
+It holds nothing that mdistiller would reject.
 """
 
 import re

@@ -1,5 +1,6 @@
-"""What every method must hold, whatever its loss, in each of its phases: tests/cases.py says which
-methods there are.
+"""What every method must hold, whatever its loss, in each of its phases.
+
+tests/cases.py says which methods there are.
 """
 
 import importlib
@@ -22,8 +23,9 @@ every_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name
 
 
 def trained_names(case: Case, distiller: Distiller) -> set[str]:
-    """What the method has to train: all parameters but a frozen teacher's and those its row
-    excepts.
+    """What the method has to train.
+
+    All parameters but a frozen teacher's and those its row excepts.
     """
     excepted = (*case.untrained, *(["teacher."] if distiller.teacher_from == "checkpoint" else []))
     return {name for name, _ in distiller.named_parameters() if not name.startswith(excepted)}
@@ -188,8 +190,9 @@ def test_channels_last_changes_rounding_only(case):
 
 
 def own_distillers(file: str) -> list[type]:
-    """The distiller classes that distillers/<file>.py itself defines, but for abstract ones, which
-    methods share.
+    """The distiller classes that distillers/<file>.py itself defines.
+
+    Abstract ones, which methods share, are left out.
     """
     module = importlib.import_module(f"{distillers.__name__}.{file}")
     classes = [

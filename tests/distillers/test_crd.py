@@ -1,5 +1,6 @@
-"""CRD's loss against a slow version that follows the definition, its memory by hand, start value,
-extremes, refusals.
+"""CRD's loss against a slow version that follows the definition.
+
+Its memory by hand, start value, extremes, refusals.
 """
 
 import inspect
@@ -69,8 +70,8 @@ def test_gradient_is_that_of_finite_differences_and_the_memory_gets_none():
 
 
 def test_hand_computed_one_image_one_negative():
-    # M = 2, K = 1: q = 1/2. Positive row equals the embedding, the negative is orthogonal; tau 1, Z
-    # = 2.
+    # M = 2, K = 1: q = 1/2. The positive row equals the embedding, the negative is orthogonal to
+    # it; tau = 1, Z = 2.
     emb, memory = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     loss = contrastive_loss(emb, memory, torch.tensor([[0, 1]]), 1.0, torch.tensor(math.log(2.0)))
     assert loss.item() == pytest.approx(
@@ -208,10 +209,8 @@ def test_both_embeddings_fit_the_networks_whatever_the_config_says():
     distiller = build(
         "CRD.FEAT.STUDENT_DIM", "3", "CRD.FEAT.TEACHER_DIM", "4", "CRD.FEAT.DIM", "32"
     )
-    assert distiller.embed_s.weight.shape == (32, 64) and distiller.embed_t.weight.shape == (
-        32,
-        256,
-    )
+    assert distiller.embed_s.weight.shape == (32, 64)
+    assert distiller.embed_t.weight.shape == (32, 256)
     assert distiller.memory_s.shape == distiller.memory_t.shape == (M, 32)
     assert distiller.get_extra_parameters() == 32 * (64 + 1) + 32 * (256 + 1)
 
@@ -259,11 +258,7 @@ def test_another_positive_than_the_image_itself_is_refused():
 
 def test_defaults_are_mdistillers():
     node = load_config(None).CRD
-    assert (node.MODE, node.FEAT.DIM, node.FEAT.STUDENT_DIM, node.FEAT.TEACHER_DIM) == (
-        "exact",
-        128,
-        256,
-        256,
-    )
+    dims = (node.FEAT.DIM, node.FEAT.STUDENT_DIM, node.FEAT.TEACHER_DIM)
+    assert node.MODE == "exact" and dims == (128, 256, 256)
     assert (node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT) == (1.0, 0.8)
     assert (node.NCE.K, node.NCE.MOMENTUM, node.NCE.TEMPERATURE) == (16384, 0.5, 0.07)

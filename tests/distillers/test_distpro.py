@@ -1,5 +1,6 @@
-"""DistPro-style: pathways, weights, the meta gradient against brute force, recording and replay, a
-fresh start.
+"""DistPro-style: pathways, weights, the meta gradient against brute force.
+
+Recording and replay, a fresh start.
 """
 
 import copy
@@ -142,14 +143,8 @@ def test_pathways_are_those_to_teacher_maps_that_are_no_deeper(pair):
 
 @pytest.mark.parametrize("phase", [SEARCH, TRAIN, None])
 def test_one_step_equals_the_definition(phase):
-    distiller = build(
-        "DISTPRO.CE_WEIGHT",
-        "0.5",
-        "DISTPRO.KD_WEIGHT",
-        "0.3",
-        pair="resnet8x4/resnet8",
-        phase=phase,
-    ).double()
+    words = ("DISTPRO.CE_WEIGHT", "0.5", "DISTPRO.KD_WEIGHT", "0.3")
+    distiller = build(*words, pair="resnet8x4/resnet8", phase=phase).double()
     distiller.alpha.copy_(formula((10,), "alpha"))
     distiller.process.copy_(formula((4, 10), "process"))
     data = double(batch(0))
@@ -216,9 +211,8 @@ def test_the_meta_gradient_is_the_effect_of_alpha_on_the_held_out_loss(monkeypat
         optimizer.step()
         return F.cross_entropy(trial.student(held["image"])[0], held["target"]).item()
 
-    gradient = distiller.meta_gradient(
-        warm, data["image"], data["target"], held["image"], held["target"]
-    )
+    held_out = (held["image"], held["target"])
+    gradient = distiller.meta_gradient(warm, data["image"], data["target"], held_out)
     step = 1e-3
     for k in (0, 4, 9):
         shift = F.one_hot(torch.tensor(k), 10).double() * step

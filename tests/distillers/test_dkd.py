@@ -1,5 +1,6 @@
-"""DKD's loss: mdistiller's numbers, an independent version, the relation to KD, extremes, warm-up,
-refusals.
+"""DKD's loss: mdistiller's numbers, an independent version, the relation to KD.
+
+Extremes, warm-up, refusals.
 """
 
 import math

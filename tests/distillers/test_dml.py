@@ -1,6 +1,4 @@
-"""DML: both losses, constant targets, and one summed backward pass that equals two separate
-trainings.
-"""
+"""DML: both losses, constant targets, and one summed backward pass that equals two trainings."""
 
 import math
 

@@ -1,6 +1,4 @@
-"""The phase that AB, FSP and FT begin with: what it trains, in which mode, how long, and a whole
-tiny run.
-"""
+"""The phase that AB, FSP and FT begin with: what it trains, in which mode, how long; a tiny run."""
 
 import copy
 
@@ -147,13 +145,10 @@ def test_a_student_that_cannot_name_its_feature_modules_is_refused(name):
 @pytest.mark.parametrize("name", ["AB", "FSP"])
 def test_the_second_phase_is_cross_entropy_without_a_teacher_or_with_kd_beside_it(name):
     words = [
-        f"{name}.LOSS.CE_WEIGHT",
-        "2.0",
-        f"{name}.LOSS.KD_WEIGHT",
-        "0.5",
-        f"{name}.TAU",
-        "3.0",
-    ]
+        f"{name}.LOSS.CE_WEIGHT", "2.0",
+        f"{name}.LOSS.KD_WEIGHT", "0.5",
+        f"{name}.TAU", "3.0",
+    ]  # fmt: skip
     alone, beside = build(name).double().train(), build(name, *words).double().train()
     image, target = formula((4, 3, 16, 16), "image"), torch.tensor([0, 3, 9, 3])
     logits_student = copy.deepcopy(alone.student)(image)[0]

@@ -1,5 +1,6 @@
-"""FSP's flow and loss by hand, against RepDistiller's numbers and a slow version; invariances; what
-it refuses.
+"""FSP's flow and loss by hand, against RepDistiller's numbers and a slow version.
+
+Invariances; what it refuses.
 """
 
 import pytest
@@ -66,8 +67,9 @@ def test_slow_version():
 
 
 def test_positions_have_no_names():
-    """The same permutation of the positions in all maps of one size changes no flow, and permutes
-    the gradient.
+    """One permutation of the positions in all maps of a size changes no flow.
+
+    It permutes the gradient.
     """
     shapes = [(3, 2, 4, 4), (3, 3, 4, 4)]
     student, teacher = [x.requires_grad_() for x in maps("s", shapes)], maps("t", shapes)

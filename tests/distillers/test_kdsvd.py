@@ -1,5 +1,6 @@
-"""KDSVD against RepDistiller's numbers, a version with a true SVD, and finite differences;
-degenerate maps; refusals.
+"""KDSVD against RepDistiller's numbers, a version with a true SVD, and finite differences.
+
+Degenerate maps; refusals.
 """
 
 import math
@@ -234,15 +235,11 @@ def build(*words: str, pair: str = "resnet14/resnet8") -> KDSVD:
 @both
 def test_the_distiller_weighs_its_terms(form):
     words = [
-        "KDSVD.FORM",
-        form,
-        "KDSVD.K",
-        "2",
-        "KDSVD.LOSS.CE_WEIGHT",
-        "0.5",
-        "KDSVD.LOSS.FEAT_WEIGHT",
-        "3.0",
-    ]
+        "KDSVD.FORM", form,
+        "KDSVD.K", "2",
+        "KDSVD.LOSS.CE_WEIGHT", "0.5",
+        "KDSVD.LOSS.FEAT_WEIGHT", "3.0",
+    ]  # fmt: skip
     distiller = build(*words).double().train()
     distiller.student.eval()
     image, target = formula((4, 3, 16, 16), "image"), torch.tensor([0, 3, 9, 3])

@@ -1,6 +1,4 @@
-"""NORM: the loss, the transform inside the student, the ramp, and its folding into a plain
-student.
-"""
+"""NORM: the loss, the transform inside the student, the ramp, the folding into a plain student."""
 
 import copy
 
@@ -124,15 +122,11 @@ def slow_transform(ft: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("pair", ["resnet14/resnet8", "wrn_16_2/wrn_16_1", "resnet14/ShuffleV1"])
 def test_one_step_equals_the_definition(pair, residual):
     words = (
-        "NORM.CE_WEIGHT",
-        "0.25",
-        "NORM.KD_WEIGHT",
-        "0.5",
-        "NORM.FEAT_WEIGHT",
-        "3.0",
-        "NORM.RESIDUAL",
-        str(residual),
-    )
+        "NORM.CE_WEIGHT", "0.25",
+        "NORM.KD_WEIGHT", "0.5",
+        "NORM.FEAT_WEIGHT", "3.0",
+        "NORM.RESIDUAL", str(residual),
+    )  # fmt: skip
     distiller = build(*words, pair=pair).double()
     image = formula((B, 3, 16, 16), "image")
     student = distiller.student

@@ -1,5 +1,6 @@
-"""NST's loss by hand, against mdistiller's numbers and a slow version; both ways to compute it;
-invariances, extremes.
+"""NST's loss by hand, against mdistiller's numbers and a slow version.
+
+Both ways to compute it; invariances, extremes.
 """
 
 import pytest

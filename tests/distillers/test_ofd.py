@@ -1,5 +1,6 @@
-"""OFD's loss by hand and against a slow version, its margins by integration, its teacher's batch
-statistics, refusals.
+"""OFD's loss by hand and against a slow version, its margins by integration.
+
+Its teacher's batch statistics, refusals.
 """
 
 import copy
@@ -230,8 +231,5 @@ def test_kernels_that_change_a_maps_size_are_refused(size):
 
 def test_defaults_are_mdistillers():
     node = load_config(None).OFD
-    assert (node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT, node.CONNECTOR.KERNEL_SIZE) == (
-        1.0,
-        0.001,
-        1,
-    )
+    assert (node.LOSS.CE_WEIGHT, node.LOSS.FEAT_WEIGHT) == (1.0, 0.001)
+    assert node.CONNECTOR.KERNEL_SIZE == 1

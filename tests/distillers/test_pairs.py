@@ -1,5 +1,6 @@
-"""Every method on the pairs that published tables compare, or its one line why not; the smallest
-batch, real sizes.
+"""Every method on the pairs that published tables compare, or its one line why not.
+
+The smallest batch, real sizes.
 """
 
 import pytest

@@ -1,5 +1,6 @@
-"""PKT's loss by hand, against mdistiller's and RepDistiller's numbers and a slow version;
-invariances, extremes.
+"""PKT's loss by hand, against mdistiller's and RepDistiller's numbers and a slow version.
+
+Invariances, extremes.
 """
 
 import math

@@ -1,5 +1,6 @@
-"""ReviewKD: HCL against mdistiller's numbers, the fusion against a slow version, shapes found by
-measuring.
+"""ReviewKD: HCL against mdistiller's numbers, the fusion against a slow version.
+
+Shapes found by measuring.
 """
 
 import pytest
@@ -108,13 +109,10 @@ def nearest(x: Tensor, size: int) -> Tensor:
 @pytest.mark.parametrize("pair", ["resnet14/resnet8", "resnet14/ShuffleV1"])
 def test_one_step_equals_the_definition(pair, preact):
     words = (
-        "REVIEWKD.REVIEWKD_WEIGHT",
-        "0.6",
-        "REVIEWKD.CE_WEIGHT",
-        "2.0",
-        "REVIEWKD.STU_PREACT",
-        str(preact),
-    )
+        "REVIEWKD.REVIEWKD_WEIGHT", "0.6",
+        "REVIEWKD.CE_WEIGHT", "2.0",
+        "REVIEWKD.STU_PREACT", str(preact),
+    )  # fmt: skip
     distiller = build(*words, pair=pair).double()
     image, target = formula((N, 3, 16, 16), "image"), torch.arange(N)
     logits, feats = distiller.student(image)

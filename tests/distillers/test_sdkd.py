@@ -1,5 +1,6 @@
-"""SDKD's step: what it computes, what it leaves alone, what it refuses. The proxy's machinery:
-test_sdkd_proxy.py.
+"""SDKD's step: what it computes, what it leaves alone, what it refuses.
+
+The proxy's machinery: test_sdkd_proxy.py.
 """
 
 import copy
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 
 from sdkd_plugin.config import epoch_keys, load_config
 from sdkd_plugin.distillers.kd import KD
-from sdkd_plugin.distillers.sdkd import FFB, SDKD, feature_distance, resize
+from sdkd_plugin.distillers.proxy import FFB, resize
+from sdkd_plugin.distillers.sdkd import SDKD, feature_distance
 from sdkd_plugin.distillers.vanilla import Vanilla
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
@@ -76,8 +78,9 @@ def slow_kl(target_logits: Tensor, logits: Tensor, tau: float) -> Tensor:
 def slow_step(
     distiller: SDKD, image: Tensor, target: Tensor, kind: str, w: dict, tau: float, ramp: float
 ) -> tuple:
-    """Losses and gradients for resnets: the whole proxy pass, from the image, student and fusion
-    losses apart.
+    """Losses and gradients for resnets: the whole proxy pass, from the image.
+
+    Student and fusion losses apart.
     """
     student, proxy = distiller.student, copy.deepcopy(distiller.student).requires_grad_(False)
     z_s, feats = student(image)
@@ -157,8 +160,8 @@ def test_no_loss_of_the_student_reaches_the_fusion():
 def test_only_the_fusion_blocks_are_trainable_in_the_proxy():
     distiller = build()
     assert all(".fusion." in name for name, _ in distiller.proxy.named_parameters())
-    # gate, per stage of C channels: C C_t + 2C (projection), 2 * 2C + 2 (gates), 9 C^2 + 2C
-    # (fusion)
+    # gate, per stage of C channels:
+    # C C_t + 2C (projection), 2 * 2C + 2 (gates), 9 C^2 + 2C (fusion)
     expected = sum(c * c + 2 * c + 4 * c + 2 + 9 * c * c + 2 * c for c in (16, 32, 64))
     assert distiller.get_extra_parameters() == expected
 
@@ -299,12 +302,8 @@ def test_resize_pools_down_and_interpolates_up():
     assert resize(x, torch.Size([2, 2])).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
     # pixel centres of the larger grid lie at -1/4, 1/4, 3/4, 5/4 of the smaller; outside it the
     # border value holds
-    assert resize(torch.tensor([[[[0.0, 4.0]] * 2]]), torch.Size([4, 4]))[0, 0, 0].tolist() == [
-        0.0,
-        1.0,
-        3.0,
-        4.0,
-    ]
+    enlarged = resize(torch.tensor([[[[0.0, 4.0]] * 2]]), torch.Size([4, 4]))
+    assert enlarged[0, 0, 0].tolist() == [0.0, 1.0, 3.0, 4.0]
 
 
 def test_feature_distance_by_hand():

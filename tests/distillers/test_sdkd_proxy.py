@@ -1,5 +1,6 @@
-"""SDKD's proxy teacher: a copy of the student that holds no weights of its own, on every family,
-host and device layout.
+"""SDKD's proxy teacher: a copy of the student that holds no weights of its own.
+
+On every family, host and device layout.
 """
 
 import copy
@@ -13,7 +14,8 @@ from support.sdkd_steps import CLASSES, batch, build, config, equal_bits, optimi
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sdkd_plugin.distillers.sdkd import SDKD, ProxyStage
+from sdkd_plugin.distillers.proxy import ProxyStage
+from sdkd_plugin.distillers.sdkd import SDKD
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 from sdkd_plugin.models.families import find_family
@@ -38,8 +40,9 @@ def run_proxy(distiller: SDKD, image: Tensor, epoch: int = 1) -> tuple[Tensor, l
 
 @every_family
 def test_starting_from_the_students_map_equals_the_full_pass_bit_for_bit(student):
-    """SYNC epoch copies the weights in a new epoch and passes P from the image on: here in every
-    step.
+    """SYNC epoch copies the weights in a new epoch and passes P from the image on.
+
+    Here that is in every step.
     """
     n = len(find_family(build_model(student, CLASSES)).stages)
     for stages in ([], [2], [n]):
@@ -142,9 +145,7 @@ def test_state_holds_the_proxys_fusion_and_buffers_but_no_copy_of_the_students_w
 
 
 def leftovers(distiller: SDKD) -> list[tuple[str, str]]:
-    """Attributes of the proxy's modules, outside the registered tensors, that hold a graph or a
-    map.
-    """
+    """Attributes of the proxy's modules, but for registered tensors, that hold a graph or a map."""
     found = []
     for path, module in distiller.proxy.named_modules():
         for name, value in vars(module).items():
@@ -161,15 +162,11 @@ def test_nothing_is_left_behind_by_a_step_nor_by_a_failing_one():
     distiller = build()
     distiller(**batch())
     assert leftovers(distiller) == []
-    s = distiller.student(batch()["image"])[1]["feats"]
-    with pytest.raises(RuntimeError):  # teacher maps with channels that no projection takes
-        distiller.proxy(
-            batch()["image"],
-            distiller.student,
-            s,
-            {k: torch.zeros(8, 5, 4, 4) for k in (1, 2, 3)},
-            1,
-        )
+    image = batch()["image"]
+    s = distiller.student(image)[1]["feats"]
+    maps = {k: torch.zeros(8, 5, 4, 4) for k in (1, 2, 3)}  # channels that no projection takes
+    with pytest.raises(RuntimeError):
+        distiller.proxy(image, distiller.student, s, maps, 1)
     assert leftovers(distiller) == []
 
 
@@ -257,9 +254,7 @@ def test_a_replica_runs_its_own_students_weights(student, settings):
 
 @pytest.mark.parametrize("sync", ["epoch", "init", "ema"])
 def test_what_the_first_replica_copies_outlives_it(sync):
-    """As with batch norm's statistics: the first replica shares the module's buffers, changed in
-    place.
-    """
+    """As with batch norm's statistics: the first replica changes the module's buffers in place."""
     distiller = build(SYNC=sync)
     replica = replicate(distiller, change=1.5, same_device=True)
     replica(**batch(), epoch=3)
@@ -332,12 +327,9 @@ def test_a_bad_checkpoint_is_refused_with_the_file_and_what_is_wanted(tmp_path):
     ):
         torch.save(content, tmp_path / name)
     (tmp_path / "text.pth").write_text("no checkpoint")
+    wanted = "wanted: {'model': state_dict} of a trained student"
     for name in ("other.pth", "no_model.pth", "text.pth", "missing.pth"):
-        with pytest.raises(
-            UserError,
-            match=rf"SDKD.SYNC_CKPT: .*{name}.*wanted: {{'model': state_dict}} of a trained"
-            " student",
-        ):
+        with pytest.raises(UserError, match=rf"SDKD.SYNC_CKPT: .*{name}.*{wanted}"):
             build(SYNC="checkpoint", SYNC_CKPT=tmp_path / name)
 
 
@@ -385,8 +377,9 @@ def test_proxy_bn_student_uses_the_students_running_statistics():
 
 @pytest.mark.parametrize("norms", ["batch", "student"])
 def test_two_forwards_before_one_backward_as_in_gradient_accumulation(norms):
-    """The second forward changes S's running statistics in place, which the first one's graph must
-    not need.
+    """The second forward changes S's running statistics in place.
+
+    The first one's graph must not need them.
     """
     together, apart = build(PROXY_BN=norms), build(PROXY_BN=norms)
     losses = [sum(together(**batch(number))[1].values()) for number in range(2)]

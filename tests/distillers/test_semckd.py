@@ -1,5 +1,6 @@
-"""SemCKD: attention, distances and their weighted sum against slow versions; the batch size is
-built in.
+"""SemCKD: attention, distances and their weighted sum against slow versions.
+
+The batch size is built in.
 """
 
 import pytest

@@ -1,5 +1,6 @@
-"""SimKD: the map loss, what is trained, and the network that ships: student, projector, the
-teacher's classifier.
+"""SimKD: the map loss, what is trained, and the network that ships.
+
+That is the student, the projector and the teacher's classifier.
 """
 
 import pytest

@@ -96,17 +96,12 @@ def slow_connector(connector: Connector, x: Tensor) -> Tensor:
 def test_one_step_equals_the_definition(kind, pair):
     teacher, student = pair.split("/")
     words = (
-        "SRRL.CE_WEIGHT",
-        "0.5",
-        "SRRL.KD_WEIGHT",
-        "0.7",
-        "SRRL.TAU",
-        "2.0",
-        "SRRL.FM_WEIGHT",
-        "3.0",
-        "SRRL.SR_WEIGHT",
-        "1.5",
-    )
+        "SRRL.CE_WEIGHT", "0.5",
+        "SRRL.KD_WEIGHT", "0.7",
+        "SRRL.TAU", "2.0",
+        "SRRL.FM_WEIGHT", "3.0",
+        "SRRL.SR_WEIGHT", "1.5",
+    )  # fmt: skip
     distiller = build("SRRL.CONNECTOR", kind, *words, student=student, teacher=teacher).double()
     image, target = formula((N, 3, 8, 8), "image"), torch.arange(N)
     z_s, feats = distiller.student(image)

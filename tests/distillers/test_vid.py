@@ -1,5 +1,6 @@
-"""VID's loss by hand, against the Gaussian density and a slow version; its variances, extremes,
-refusals.
+"""VID's loss by hand, against the Gaussian density and a slow version.
+
+Its variances, extremes, refusals.
 """
 
 import math

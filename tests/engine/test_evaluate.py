@@ -44,12 +44,8 @@ def test_with_fewer_than_five_classes_every_image_is_within_five():
 
 def test_correct_within_counts_ranks():
     logits = torch.tensor([[3.0, 2.0, 1.0]] * 3)
-    assert [int(correct_within(logits, torch.tensor([0, 1, 2]), k)) for k in (1, 2, 3, 9)] == [
-        1,
-        2,
-        3,
-        3,
-    ]
+    target = torch.tensor([0, 1, 2])
+    assert [int(correct_within(logits, target, k)) for k in (1, 2, 3, 9)] == [1, 2, 3, 3]
 
 
 @settings(deadline=None)  # a busy machine is no failure

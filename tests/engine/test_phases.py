@@ -1,6 +1,4 @@
-"""Training in phases: a method with two of them, made for these tests, and what the loop gives it
-in each.
-"""
+"""Training in phases: a method of these tests with two, and what the loop gives it in each."""
 
 from pathlib import Path
 
@@ -157,9 +155,7 @@ def test_terms_are_averaged_into_the_metrics(trained):
 
 @pytest.mark.parametrize("done", [0, 1, 2, 3, 4])
 def test_a_run_interrupted_in_any_phase_resumes_to_the_bit(done, trained, tmp_path):
-    """`done` epochs are saved; 2 is the boundary, where the next phase must begin, and begin
-    once.
-    """
+    """`done` epochs are saved; 2 is the boundary, where the next phase must begin, just once."""
     first = assemble(tmp_path)
     first.schedule = first.schedule[:done]
     first.run(first.recorder)

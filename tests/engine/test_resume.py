@@ -1,6 +1,4 @@
-"""A run that is interrupted and resumed ends with the bits of one that was not, whatever stopped
-it.
-"""
+"""A run interrupted and resumed ends with the bits of one that was not, whatever stopped it."""
 
 import errno
 import os

@@ -36,15 +36,8 @@ KD = {"DISTILLER.TYPE": "KD"}
 
 def train_command(yaml: str, *options: str, **overrides: object) -> int:
     """`train` with the options, then overrides spelled with two underscores for a dot."""
-    return main(
-        [
-            "train",
-            "--cfg",
-            yaml,
-            *options,
-            *words({key.replace("__", "."): value for key, value in overrides.items()}),
-        ]
-    )
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    return main(["train", "--cfg", yaml, *options, *words(dotted)])
 
 
 @pytest.fixture(scope="module")
@@ -142,26 +135,15 @@ def test_the_result_says_what_the_metrics_say(finished):
     best = max(rows, key=lambda row: float(row["test_top1"]))
     assert found["best"] == {name: float(best[f"test_{name}"]) for name in names}
     assert found["best_epoch"] == int(best["epoch"]) and found["metrics"].keys() == set(names)
-    assert (found["method"], found["student"], found["teacher"], found["seed"]) == (
-        "NONE",
-        "resnet14",
-        None,
-        0,
-    )
-    assert (found["dataset"], found["evaluates"], found["train_images"], found["epochs"]) == (
-        "digits",
-        "test",
-        143,
-        3,
-    )
+    assert (found["method"], found["seed"]) == ("NONE", 0)
+    assert (found["student"], found["teacher"]) == ("resnet14", None)
+    assert (found["dataset"], found["evaluates"]) == ("digits", "test")
+    assert (found["train_images"], found["epochs"]) == (143, 3)
     assert found["config"] == active_config(load_config(finished / "config.yaml"))
     assert found["identity"] == json.loads((finished / "identity.json").read_text())
     assert found["environment"] == json.loads((finished / "environment.json").read_text())
-    assert (
-        0 < found["wall_seconds"] < 600
-        and found["images_per_second"] > 0
-        and found["extra_parameters"] == 0
-    )
+    assert 0 < found["wall_seconds"] < 600 and found["images_per_second"] > 0
+    assert found["extra_parameters"] == 0
 
 
 def test_held_out_images_are_evaluated_instead_of_the_test_images(tmp_path):
@@ -174,9 +156,7 @@ def test_held_out_images_are_evaluated_instead_of_the_test_images(tmp_path):
 
 
 def events(folder: Path) -> list[Event]:
-    """What TensorBoard would read: records of length [8 bytes], checksum [4], message, checksum
-    [4].
-    """
+    """What TensorBoard would read: records of length (8 bytes), checksum (4), message, checksum."""
     found = []
     for path in sorted(folder.glob("train.events/events.out.tfevents.*")):
         data = path.read_bytes()
@@ -288,13 +268,10 @@ def folders(place: Path) -> tuple[Path, Path]:
 
 def test_one_command_trains_the_teacher_and_then_its_student(taught):
     teacher, student = taught
-    assert (result(teacher)["method"], result(teacher)["student"], result(teacher)["epochs"]) == (
-        "NONE",
-        "resnet14",
-        3,
-    )
+    found = result(teacher)
+    assert (found["method"], found["student"], found["epochs"]) == ("NONE", "resnet14", 3)
     assert result(student)["identity"]["teacher"] == sha256(teacher / "student_latest")
-    assert result(student)["teacher_score"] == result(teacher)["last"]
+    assert result(student)["teacher_score"] == found["last"]
 
 
 def test_the_teacher_is_the_one_that_a_vanilla_run_gives(taught, finished):
@@ -355,7 +332,5 @@ def test_a_method_without_a_teacher_trains_none(tmp_path):
 
 
 def test_base_is_what_these_tests_count_with():
-    assert (BASE["SOLVER.EPOCHS"], len(load_dataset(load_config(None, words(BASE))).train)) == (
-        3,
-        143,
-    )
+    data = load_dataset(load_config(None, words(BASE)))
+    assert (BASE["SOLVER.EPOCHS"], len(data.train)) == (3, 143)

@@ -191,9 +191,7 @@ def test_a_loss_that_is_not_finite_is_named_and_costs_no_saved_epoch(tmp_path):
 
 
 def test_a_loss_that_becomes_infinite_only_in_the_last_step_is_not_saved_either(tmp_path):
-    """Without the check on the evaluated loss, weights of nan would be saved and finish as a
-    result.
-    """
+    """Without the check on the evaluated loss, nan weights would be saved and end as a result."""
     with pytest.raises(UserError, match=r"the evaluated loss is (nan|inf) after epoch 1"):
         train(tiny_config(tmp_path, {"SOLVER.LR": 1e20, "SOLVER.BATCH_SIZE": 143}))
     assert not list(tmp_path.rglob("latest"))

@@ -31,9 +31,7 @@ SCALED = Family("scaled", ("up", "down"), ("up", "down"), "feats", pair=False, s
 
 
 class Scaled(CifarNet):
-    """Two convolutions in a row, with names of its own, of which the second makes the map
-    smaller.
-    """
+    """Two convolutions with names of its own, of which the second makes the map smaller."""
 
     family = SCALED
 

@@ -18,9 +18,7 @@ def build(name: str) -> nn.Module:
 
 
 def assert_std(weight: Tensor, std: float) -> None:
-    """Within five standard errors of a normal sample's standard deviation (a uniform one's is
-    smaller).
-    """
+    """Within five standard errors of a normal sample's deviation (a uniform one's is smaller)."""
     assert weight.square().mean().sqrt().item() == pytest.approx(
         std, rel=5 / math.sqrt(2 * weight.numel())
     )

@@ -1,6 +1,4 @@
-"""The zoo against a real mdistiller checkout, where one is at hand: MDISTILLER_ROOT=<folder> pytest
-tests/models.
-"""
+"""The zoo against a real mdistiller checkout: MDISTILLER_ROOT=<folder> pytest tests/models."""
 
 import importlib
 import os
@@ -22,8 +20,8 @@ def upstream() -> dict:
     root = os.environ.get("MDISTILLER_ROOT")
     if not root:
         pytest.skip(
-            "MDISTILLER_ROOT is not set: THE ZOO IS NOT COMPARED WITH A REAL mdistiller, only with "
-            "recorded numbers"
+            "MDISTILLER_ROOT is not set: THE ZOO IS NOT COMPARED WITH A REAL mdistiller, "
+            "only with recorded numbers"
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)
@@ -100,8 +98,9 @@ def test_train_gradients(upstream: dict, name: str):
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_initial_spread(upstream: dict, name: str):
-    """Each large weight starts with the same standard deviation on both sides, within five standard
-    errors of two samples.
+    """Each large weight starts with the same standard deviation on both sides.
+
+    That is, within five standard errors of two samples.
     """
     torch.manual_seed(0)
     ours, theirs = (

@@ -22,9 +22,7 @@ def net() -> nn.Module:
 
 
 def test_preactivation_is_the_next_norm_of_the_raw_sum(net: nn.Module):
-    """Against the norm's formula written out: batch statistics while training, running statistics
-    in eval.
-    """
+    """Against the norm's formula: batch statistics while training, running ones in eval."""
     for training in (True, False):
         net.train(training)
         norms = net.get_bn_before_relu()
@@ -102,9 +100,7 @@ def test_a_stage_may_be_left_out(net: nn.Module):
 
 
 def replicate(net: nn.Module) -> nn.Module:
-    """What DataParallel makes of a module for another device: own attributes, parameters as plain
-    tensors.
-    """
+    """What DataParallel makes for another device: own attributes, parameters as plain tensors."""
     replicas = {module: module._replicate_for_data_parallel() for module in net.modules()}
     for module, replica in replicas.items():
         for key, child in module.named_children():

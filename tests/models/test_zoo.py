@@ -1,6 +1,4 @@
-"""Every model against what mdistiller computes (tests/oracle/zoo.json) and against the contract of
-`CifarNet`.
-"""
+"""Every model against mdistiller's numbers (tests/oracle/zoo.json) and `CifarNet`'s contract."""
 
 import copy
 
@@ -40,6 +38,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def net(name: str) -> nn.Module:
     """A float32 model in eval mode whose norms have seen data, so that nothing is trivially zero.
+
     Not to be changed.
     """
     torch.manual_seed(0)
@@ -152,8 +151,9 @@ def test_norm_before_relu_shifts_the_preactivation(name: str, net: nn.Module):
 
 
 class Scaled(nn.Module):
-    """What a plug-in does to a stage: halves its output and spoils the pre-activation that nothing
-    may continue with.
+    """What a plug-in does to a stage: halves its output and spoils the pre-activation.
+
+    Nothing may continue with the latter.
     """
 
     def __init__(self, stage: nn.Module):
@@ -224,8 +224,9 @@ def test_channels_last(net: nn.Module):
 
 
 def test_autocast_reaches_every_weight(net: nn.Module):
-    """Under bf16 autocast the loss reaches every weight, through logits and features; and a copy
-    after it is whole.
+    """Under bf16 autocast the loss reaches every weight, through logits and features.
+
+    And a copy after it is whole.
     """
     trained = copy.deepcopy(net).train()
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,5 +1,6 @@
-"""Run folders in the form mdistiller's trainer writes, read into the table. test_training.py reads
-a real one.
+"""Run folders in the form mdistiller's trainer writes, read into the table.
+
+test_training.py reads a real one.
 """
 
 import csv
@@ -38,8 +39,9 @@ def epoch_lines(number, top1, lr=0.05):
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a run with the given top-1 per epoch; returns its folder, whose name holds colons as
-    mdistiller's do.
+    """Writes a run with the given top-1 per epoch; returns its folder.
+
+    Its name holds colons, as mdistiller's do.
     """
 
     def folder(name, top1, decay=5e-4, teacher=0.5, done=True, student="resnet20", latest=True):
@@ -77,13 +79,8 @@ def write(tmp_path):
 
 def test_a_run_is_read(write):
     run = read_upstream(SPEC.format(write("dkd", [50.0, 61.25, 60.5])))
-    assert (run.method, run.teacher, run.student, run.seed, run.epochs) == (
-        "DKD",
-        "resnet56",
-        "resnet20",
-        0,
-        3,
-    )
+    assert (run.method, run.teacher, run.student) == ("DKD", "resnet56", "resnet20")
+    assert (run.seed, run.epochs) == (0, 3)
     assert run.host == "mdistiller" and run.evaluates == "test"
     assert run.curve == ((1, 50.0), (2, 61.25), (3, 60.5))
     assert run.result.last == {"top1": 60.5, "top5": 90.0} and run.result.best_epoch == 2
@@ -150,13 +147,8 @@ def test_runs_of_mdistiller_are_not_paired(write, capsys):
 
 def test_other_weight_decay_or_teacher_is_another_column(write, capsys):
     named = [write("a", [60.0]), write("b", [61.0], decay=1e-4), write("c", [62.0], teacher=0.25)]
-    text = table(
-        capsys,
-        "--format",
-        "csv",
-        "--upstream",
-        *(f"{p}:KD:resnet56/resnet20:{n}" for n, p in enumerate(named)),
-    )
+    specs = [f"{path}:KD:resnet56/resnet20:{seed}" for seed, path in enumerate(named)]
+    text = table(capsys, "--format", "csv", "--upstream", *specs)
     assert {row["protocol"] for row in csv.DictReader(io.StringIO(text))} == {"a", "b", "c"}
 
 
@@ -198,8 +190,9 @@ def test_a_repeated_last_epoch_counts_once_as_the_later(write):
 
 
 def test_a_resumed_runs_log_is_read(write):
-    """A finished run continued for more epochs: best_acc has no line end, so the next rule follows
-    on its line.
+    """A finished run continued for more epochs.
+
+    best_acc has no line end, so the next rule follows on its line.
     """
     path = write("dkd", [50.0])
     log = path / "worklog.txt"

@@ -24,13 +24,8 @@ def test_finished_run_is_read(make_run):
     path = make_run("KD", 3, [50.0, 61.0, 60.0])
     (run,), rejected = read_runs([path.parents[2]])
     assert rejected == [] and run.path == path
-    assert (run.method, run.teacher, run.student, run.seed, run.epochs) == (
-        "KD",
-        "resnet56",
-        "resnet20",
-        3,
-        3,
-    )
+    assert (run.method, run.teacher, run.student) == ("KD", "resnet56", "resnet20")
+    assert (run.seed, run.epochs) == (3, 3)
     assert run.curve == ((1, 50.0), (2, 61.0), (3, 60.0))
     assert (run.result.last["top1"], run.result.best["top1"]) == (60.0, 61.0)
     assert run.recipe == {"KD.TEMPERATURE": 4.0, "KD.LOSS.CE_WEIGHT": 0.1, "KD.LOSS.KD_WEIGHT": 0.9}
@@ -168,8 +163,9 @@ def test_a_folder_given_twice_is_read_once(make_run, monkeypatch):
 
 
 def test_a_thousand_runs_are_tabled_in_five_seconds(make_run, tmp_path):
-    """10 methods' worth of settings, 10 learning rates, 10 seeds, 240 epochs each; about a second
-    on an idle machine.
+    """10 methods' worth of settings, 10 learning rates, 10 seeds, 240 epochs each.
+
+    About a second on an idle machine.
     """
     top1 = [round(40 + 0.1 * epoch, 2) for epoch in range(240)]
     model = make_run("KD", 0, top1, name="model")

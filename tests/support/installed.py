@@ -10,9 +10,7 @@ from sdkd_plugin.plugins import GROUP
 
 
 def call(*command: str | Path, cwd: Path) -> str:
-    """Runs a program that must succeed, without what would lend it this repository; returns what it
-    printed.
-    """
+    """Runs a program that must succeed, kept from this repository; returns what it printed."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600

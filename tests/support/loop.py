@@ -1,6 +1,4 @@
-"""The least that the trainer does, for tests: a method built small, its phases, steps on random
-images.
-"""
+"""The least that the trainer does: a method built small, its phases, steps on random images."""
 
 import torch
 from cases import Case
@@ -23,8 +21,9 @@ def config(case: Case) -> CN:
 
 
 def build(case: Case, seed: int = 0, pair: str = "resnet14/resnet8") -> Distiller:
-    """The method around a "teacher/student" pair with random weights; the teacher's running
-    statistics fit its activations.
+    """The method around a "teacher/student" pair with random weights.
+
+    The teacher's running statistics fit its activations.
     """
     teacher_name, student_name = pair.split("/")
     method = METHODS[case.name].build
@@ -55,9 +54,7 @@ def calibrate(net: nn.Module) -> None:
 
 
 def batch(distiller: Distiller, number: int, n: int = BATCH, size: int = SIZE) -> dict[str, Tensor]:
-    """What the trainer hands to `forward_train` in step `number`, counted from 0, but for epoch and
-    progress.
-    """
+    """What `forward_train` gets in step `number`, counted from 0, but for epoch and progress."""
     with torch_seeded(number, "batch"):
         data = {
             "image": torch.randn(n, 3, size, size),
@@ -93,9 +90,7 @@ class Loop:
         self.distiller.train()
 
     def forward(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """What comes before the backward pass of step `number`, 0 to 3: the student's logits and
-        the losses.
-        """
+        """Before the backward pass of step `number`, 0 to 3: the student's logits and losses."""
         data = {
             **batch(self.distiller, number, self.n, self.size),
             "epoch": 1,

@@ -22,8 +22,9 @@ def load(name: str) -> dict:
 
 
 def formula(shape: tuple[int, ...], key: str) -> Tensor:
-    """A float64 tensor, uniform on [-1, 1), that depends on its shape and key alone (splitmix64 of
-    index and crc32).
+    """A float64 tensor, uniform on [-1, 1), that depends on its shape and key alone.
+
+    It is splitmix64 of index and crc32.
     """
     with np.errstate(over="ignore"):
         u = np.arange(math.prod(shape), dtype=np.uint64) + np.uint64(zlib.crc32(key.encode()) << 32)
@@ -35,9 +36,7 @@ def formula(shape: tuple[int, ...], key: str) -> Tensor:
 
 
 def fill(module: nn.Module, prefix: str = "") -> nn.Module:
-    """Sets every entry of the module's state to the oracle's formula weights, in float64, and
-    returns the module.
-    """
+    """Sets the module's whole state to the oracle's formula weights, in float64; returns it."""
     module.double()
     for key, value in module.state_dict().items():
         if not value.is_floating_point():

@@ -1,5 +1,6 @@
-"""Run folders with chosen numbers, written by the engine's own writers, so that a change of their
-layout shows here.
+"""Run folders with chosen numbers, written by the engine's own writers.
+
+So a change of their layout shows here.
 """
 
 from collections.abc import Mapping, Sequence

@@ -70,8 +70,9 @@ def tiny_yaml(folder: Path, overrides: dict[str, Any] | None = None) -> str:
 
 
 def save_teacher(path: Path, name: str = "resnet14", num_classes: int = 10, seed: int = 0) -> Path:
-    """Writes a checkpoint of an untrained network, which is as good a teacher as any where accuracy
-    does not matter.
+    """Writes a checkpoint of an untrained network.
+
+    It is as good a teacher as any where accuracy does not matter.
     """
     with torch_seeded(seed, "test teacher"):
         torch.save({"model": build_model(name, num_classes).state_dict()}, path)
@@ -129,8 +130,9 @@ def assert_bits_equal(one: Any, two: Any, where: str = "") -> None:
 
 
 def assert_same_run(one: Path, two: Path) -> None:
-    """Both folders hold the same finished run: checkpoints to the bit, metrics and results but for
-    times.
+    """Both folders hold the same finished run.
+
+    Checkpoints to the bit, metrics and results but for times.
     """
     for name in CHECKPOINTS:
         assert_bits_equal(read(one / name), read(two / name), name)

@@ -27,9 +27,7 @@ TINY = {
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Writes a sweep file whose runs go below tmp_path, which is the working directory: no teacher
-    lies there.
-    """
+    """Writes a sweep file whose runs go below tmp_path, the working directory, without teachers."""
     monkeypatch.chdir(tmp_path)
 
     usual = {"methods": ["vanilla", "kd"], "pairs": ["res56_res20"], "seeds": [0, 1]}

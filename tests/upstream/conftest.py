@@ -1,5 +1,6 @@
-"""A copy of a real mdistiller checkout with a small fake CIFAR-100 and a teacher, ready for its own
-tools on a CPU.
+"""A copy of a real mdistiller checkout, ready for its own tools on a CPU.
+
+A small fake CIFAR-100 and a teacher lie in it.
 """
 
 import os
@@ -29,8 +30,8 @@ def checkout(tmp_path: Path) -> Path:
     """A copy of the checkout that MDISTILLER_ROOT names; skips loudly without one."""
     if not ROOT:
         pytest.skip(
-            "NOT TESTED AGAINST THE REAL MDISTILLER: set MDISTILLER_ROOT to a checkout of its "
-            "commit a08d46f"
+            "NOT TESTED AGAINST THE REAL MDISTILLER: "
+            "set MDISTILLER_ROOT to a checkout of its commit a08d46f"
         )
     return Path(
         shutil.copytree(

@@ -54,8 +54,7 @@ def upstream():
 def twins(
     upstream, method: str, pair: str = "resnet14/resnet8", *overrides: str, replaced: bool = False
 ) -> tuple[nn.Module, nn.Module]:
-    """Our distiller and mdistiller's with the same student and teacher weights, and the method's
-    own modules alike.
+    """Our distiller and mdistiller's with the same weights, the method's own modules included.
 
     With `replaced` ours is what `register(replace=True)` puts into mdistiller's registry, and it
     gets mdistiller's config.
@@ -112,9 +111,7 @@ def load(ours: nn.Module, student: nn.Module, teacher: nn.Module) -> None:
 
 
 def own_parameters(distiller: nn.Module) -> list[nn.Parameter]:
-    """What the method adds, in both hosts' order; without VID's variances, which upstream does not
-    register.
-    """
+    """What the method adds, in both hosts' order; VID's variances are not registered upstream."""
     modules = [
         module for name, module in distiller.named_children() if name not in ("student", "teacher")
     ]

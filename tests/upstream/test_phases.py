@@ -1,5 +1,6 @@
-"""The phased trainer on a stand-in for mdistiller's base trainer; test_training.py runs it in the
-real one.
+"""The phased trainer on a stand-in for mdistiller's base trainer.
+
+test_training.py runs it in the real one.
 """
 
 from types import SimpleNamespace

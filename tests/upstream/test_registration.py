@@ -192,8 +192,8 @@ def test_values_are_checked_at_construction_since_load_config_never_saw_them(che
     assert call(checkout, "-c", program(body)).stdout.splitlines() == [
         "KD.TEMPERATURE is 0; allowed: above 0",
         "SEMCKD.FACTOR is 65; allowed: 1 to SOLVER.BATCH_SIZE, 64",
-        "unknown value 'steps' in SDKD.SYNC: did you mean 'step'? known: checkpoint, ema, epoch, "
-        "init, step",
+        "unknown value 'steps' in SDKD.SYNC: did you mean 'step'? "
+        "known: checkpoint, ema, epoch, init, step",
     ]
 
 

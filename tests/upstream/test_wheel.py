@@ -11,8 +11,8 @@ def test_the_installed_package_links_and_unlinks_a_checkout(checkout, programs, 
     call(programs / "sdkd", "link", checkout, cwd=tmp_path)
     assert (checkout / "configs/cifar100/sdkd/res56_res20.yaml").exists()
     code = (
-        "from mdistiller.distillers import distiller_dict as d; from mdistiller.engine.cfg "
-        "import CFG as c; "
+        "from mdistiller.distillers import distiller_dict as d; "
+        "from mdistiller.engine.cfg import CFG as c; "
     )
     code += "c.merge_from_file('configs/cifar100/sdkd/res56_res20.yaml'); "
     code += "print(d['SDKD'].__mro__, c.DISTILLER.TYPE)"

@@ -10,8 +10,8 @@ from support.tables import table
 
 from sdkd_plugin.__main__ import main
 
-# Clicks heads and a legend box, notes what the page then shows, and leaves it where --dump-dom
-# prints it.
+# Clicks heads and a legend box, notes what the page then shows, and leaves it where
+# --dump-dom prints it.
 SCRIPT = """
 const told = {violations: []};
 document.addEventListener("securitypolicyviolation",

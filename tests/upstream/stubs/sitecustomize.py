@@ -1,5 +1,6 @@
-"""Python imports this at start-up: mdistiller without a GPU. `.cuda()` gives the same object;
-CIFAR's checksums pass.
+"""Python imports this at start-up: mdistiller without a GPU.
+
+`.cuda()` gives the same object; CIFAR's checksums pass.
 """
 
 import torch
