@@ -68,13 +68,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def require_file(path: Path) -> None:
-    """Raises UserError for what opens but never ends, such as a pipe or a device; OSError where
-    there is nothing. A folder does not open.
+def require_file(path: Path) -> int:
+    """The size of a file in bytes. Raises UserError for what opens but never ends, such as a pipe
+    or a device; OSError where there is nothing. A folder does not open.
     """
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path} is no regular file")
+    return status.st_size
 
 
 def read_text(path: Path, limit: int = LIMIT) -> str:
@@ -87,11 +88,10 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
         UserError: it is no regular file, such as a pipe, which would never end, or too large.
         UnicodeDecodeError: it is no UTF-8.
     """
-    require_file(path)
-    with open(path, "rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
+    if require_file(path) > limit:
         raise UserError(f"{path} is larger than {limit / 2**20:g} MiB, the most that is read")
+    with open(path, "rb", buffering=0) as file:
+        content = file.read()
     return content.decode().replace("\r\n", "\n")
 
 

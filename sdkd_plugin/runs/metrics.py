@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from sdkd_plugin.errors import UserError
@@ -29,20 +29,17 @@ class Metrics:
     Args:
         epochs: rows, which are the complete epochs of all phases.
         seconds: of training and evaluation, all rows together.
-        scores: by metric, a value for each row; None in an epoch that is not scored.
+        last: by metric, its value in the last row; None if that is not scored.
+        scores: by metric, a value for each row; empty unless asked for.
     """
 
     epochs: int
     seconds: float
+    last: Mapping[str, float | None]
     scores: Mapping[str, Sequence[float | None]]
 
-    def last(self, metric: str) -> float | None:
-        """A metric in the last row."""
-        values = self.scores.get(metric)
-        return values[-1] if values else None
 
-
-NOTHING = Metrics(0, 0.0, {})
+NOTHING = Metrics(0, 0.0, {}, {})
 
 
 class Curves(Mapping[str, Points]):
@@ -57,7 +54,7 @@ class Curves(Mapping[str, Points]):
     def _points(self) -> dict[str, Points]:
         return {
             name: tuple((n, value) for n, value in enumerate(values, 1) if value is not None)
-            for name, values in read_metrics(self._folder).scores.items()
+            for name, values in read_metrics(self._folder, curves=True).scores.items()
         }
 
     def __getitem__(self, metric: str) -> Points:
@@ -70,14 +67,16 @@ class Curves(Mapping[str, Points]):
         return len(self._points)
 
 
-def read_metrics(folder: Path) -> Metrics:
+def read_metrics(folder: Path, curves: bool = False) -> Metrics:
     """The epochs of a run; none where there is no file, as of a run killed in its first one.
 
+    Args:
+        curves: also read, and so check, the scores of every row; most of the work.
     Raises:
         UserError: the file is torn, foreign, no file, or skips an epoch.
     """
     try:
-        return _of_columns(*_split(read_text(folder / FILE)))
+        return _of_columns(*_split(read_text(folder / FILE)), curves)
     except FileNotFoundError:
         return NOTHING
     except OSError as error:
@@ -94,35 +93,44 @@ def _split(text: str) -> tuple[list[str], list[Column]]:
         head, *rows = csv.reader(io.StringIO(text))
         return head, list(zip(*rows, strict=True)) or [()] * len(head)
 
-    # several times as fast as csv, which is most of what reading a run takes
-    first, *lines = text.removesuffix("\n").split("\n")
+    # several times as fast as csv. A row that is too long hides one that is too short only where
+    # the column of epochs then has a gap.
+    first, _, body = text.removesuffix("\n").partition("\n")
     head = first.split(",")
-    if any(line.count(",") != len(head) - 1 for line in lines):
+    flat = body.replace("\n", ",").split(",") if body else []
+    if len(flat) != len(head) * (body.count("\n") + 1 if body else 0):
         raise ValueError("a row has more or fewer values than the head")
-    flat = ",".join(lines).split(",") if lines else []
     return head, [flat[place :: len(head)] for place in range(len(head))]
 
 
-def _of_columns(head: list[str], values: list[Column]) -> Metrics:
+def _of_columns(head: list[str], values: list[Column], curves: bool) -> Metrics:
     names = [SCHEMA_1_COLUMNS.get(name, name) for name in head]
     columns = dict(zip(names, values, strict=True))
     for name in ("phase", "epoch", *SECONDS, f"test_{HEADLINE}"):
         if name not in columns:
             raise ValueError(f"no column {name}")
 
+    if not columns["epoch"]:
+        return NOTHING
     _check_epochs(columns["phase"], columns["epoch"])
     seconds = [value for name in SECONDS for value in _numbers(name, columns[name]) if value]
     scores = {
-        name.removeprefix("test_"): _numbers(name, values)
+        name.removeprefix("test_"): _numbers(name, values if curves else values[-1:])
         for name, values in columns.items()
         if name.startswith("test_") and name not in SECONDS
     }
-    return Metrics(len(columns["epoch"]), sum(seconds), scores)
+    last = {name: values[-1] for name, values in scores.items()}
+    return Metrics(len(columns["epoch"]), sum(seconds), last, scores if curves else {})
+
+
+@cache
+def _counted(epochs: int) -> list[str]:
+    return [str(epoch) for epoch in range(1, epochs + 1)]
 
 
 def _check_epochs(phases: Column, epochs: Column) -> None:
     # one phase after the other, each from 1; the usual case in one comparison
-    if len(set(phases)) == 1 and list(epochs) == list(map(str, range(1, len(epochs) + 1))):
+    if len(set(phases)) == 1 and epochs == _counted(len(epochs)):
         return
     before, wanted = None, 1
     for phase, epoch in zip(phases, epochs, strict=True):

@@ -136,9 +136,13 @@ class Rejected:
     reason: str
 
 
-def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[Rejected]]:
+def read_runs(
+    folders: Iterable[str | Path], curves: bool = False
+) -> tuple[list[Run], list[Rejected]]:
     """Reads every run under `folders`, each once, ordered by path.
 
+    Args:
+        curves: whether the scores of every epoch are wanted, which are then checked as well.
     Raises:
         UserError: a folder does not exist, is a file, or holds nothing that looks like a run.
     """
@@ -163,7 +167,7 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[Rejected]]
     runs = []
     for path in sorted(found.values()):
         try:
-            runs.append(_read(path))
+            runs.append(_read(path, curves))
         except UserError as error:
             rejected.append(Rejected(path, str(error)))
     return runs, sorted(rejected, key=lambda bad: bad.path)
@@ -206,7 +210,7 @@ def _place(path: str) -> Place:
     return status.st_dev, status.st_ino
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path, curves: bool) -> Run:
     if (path / WORKLOG).exists():
         raise UserError(
             "made by mdistiller's trainer, which records neither method nor pair nor seed; name "
@@ -226,7 +230,7 @@ def _read(path: Path) -> Run:
             "has neither identity.json nor result.json: not begun by this package, or torn"
         )
 
-    metrics = read_metrics(path)
+    metrics = read_metrics(path, curves)
     if result is not None:
         _check_complete(metrics, result)
     return Run(path, identity, result, metrics.epochs, Curves(path))
@@ -253,7 +257,7 @@ def _check_complete(metrics: Metrics, result: Result) -> None:
     if not metrics.epochs:
         raise UserError(f"has {FILE} but no metrics.csv, or an empty one")
     for name in result.metrics:
-        value, logged = result.last[name], metrics.last(name)
+        value, logged = result.last[name], metrics.last.get(name)
         if logged != value:
             label = result.metrics[name].label
             raise UserError(f"last {label} is {logged} in metrics.csv but {value} in {FILE}")

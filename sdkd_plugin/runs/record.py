@@ -24,7 +24,6 @@ from sdkd_plugin.runs.valid import (
     is_percentage,
     is_positive,
     is_size,
-    is_tree,
     require,
     shown,
 )
@@ -54,9 +53,6 @@ FIELDS: dict[str, tuple[Test, str]] = {
     "best_epoch": (is_positive, "a whole number from 1"),
     **dict.fromkeys(COSTS, (is_size, "a number from 0")),
     "finished": (is_name_or_none, "a time, or null"),
-    "config": (is_tree, "a tree of few levels"),
-    "identity": (is_tree, "flat"),
-    "environment": (is_tree, "a tree of few levels"),
     "group_size": (is_positive, "a whole number from 1"),
 }
 MEANING: dict[str, tuple[Test, str]] = {

@@ -11,7 +11,6 @@ from sdkd_plugin.printable import printable
 
 LARGEST = 2.0**63  # of any number that a run measures or counts
 LONGEST = 200  # characters of a name; a folder's has at most 255 bytes
-DEEPEST = 20  # levels of a tree such as a config's
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 80
@@ -75,20 +74,10 @@ def is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def is_tree(value: Any, deepest: int = DEEPEST) -> bool:
-    """Plain values in lists and dicts of bounded depth."""
-    level = [value]
-    for _ in range(deepest + 1):
-        level = [inner for each in level for inner in _inside(each)]
-        if not level:
-            return True
-    return False
-
-
 def is_flat(value: Any) -> bool:
     """What an identity's key may hold: a plain value, or a list of such."""
     if isinstance(value, list):
-        return all(map(is_flat, value)) if is_tree(value, deepest=3) else False
+        return all(not isinstance(each, list) and is_flat(each) for each in value)
     if isinstance(value, str):
         return _is_whole(value)
     # a number of 400 digits is none that can be compared with a float
@@ -114,8 +103,9 @@ def check_identity(identity: Mapping[str, Any]) -> None:
     if wrong:
         raise UserError(f"identity lacks or has no valid {', '.join(wrong)}")
     for key, value in identity.items():
-        require(is_name, "a name", "a key of the identity", key)
-        require(is_flat, "a plain value or a list", f"{key} in the identity", value)
+        if not (is_flat(value) and is_name(key)):  # asked first: it is asked a million times
+            require(is_name, "a name", "a key of the identity", key)
+            require(is_flat, "a plain value or a list", f"{key} in the identity", value)
 
 
 def check_environment(environment: Mapping[str, Any]) -> None:
@@ -152,9 +142,3 @@ def _is_whole(text: str) -> bool:
 
 def _is_half(letter: str) -> bool:
     return "\ud800" <= letter <= "\udfff"
-
-
-def _inside(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []

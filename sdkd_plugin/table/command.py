@@ -21,6 +21,7 @@ def make_table(options: TableOptions, style: str = "terminal", output: str | Non
     render = FORMATS[style].build
     if output is None:
         options = on_screen(options)
+    options = replace(options, curves=style == "html")
     rendered = render(make_report(options))
     if output is not None:
         write_output(Path(output), rendered)

@@ -39,6 +39,7 @@ class TableOptions:
         title: over a picture; "": what it shows.
         width: characters of the terminal; None: as wide as the tables are.
         colour: write the terminal's escape codes.
+        curves: read the scores of every epoch, which only a page's pictures show.
     """
 
     folders: tuple[str | Path, ...] = ()
@@ -51,6 +52,7 @@ class TableOptions:
     title: str = ""
     width: int | None = None
     colour: bool = False
+    curves: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def _numbers(options: TableOptions) -> tuple[Published, ...]:
 
 
 def _read(options: TableOptions) -> tuple[list[Run], list[Rejected]]:
-    runs, rejected = read_runs(options.folders)
+    runs, rejected = read_runs(options.folders, options.curves)
     if options.upstream:
         # brings torch, which a table of our own runs does not need
         from sdkd_plugin.runs.mdistiller import read_upstream

@@ -140,8 +140,8 @@ def test_a_whole_file_of_another_kind(pair, file, text):
     [
         ("61.0", "nan"),
         ("61.0", "inf"),
-        ("60.0", "1e300"),
-        ("60.0", "x"),
+        ("675.0", "1e300"),
+        ("675.0", "x"),
         ("train,2", "train," + "9" * 400),
         ("train,2", "train," + "9" * 5000),
         ("train,2", "train,2,3"),
@@ -156,6 +156,20 @@ def test_metrics_of_every_wrong_kind(pair, old, new):
     text = (pair / "metrics.csv").read_text()
     (pair / "metrics.csv").write_text(text.replace(old, new))
     assert "metrics.csv" in reason(pair)
+
+
+@pytest.mark.parametrize("value", ["nan", "x", "1e300"])
+def test_a_score_that_only_a_curve_shows_is_checked_where_one_is_shown(pair, value):
+    text = (pair / "metrics.csv").read_text()
+    assert text.count("60.0,") == 1
+    (pair / "metrics.csv").write_text(text.replace("60.0,", f"{value},"))
+    runs, rejected = read_runs([pair.parent])
+    assert len(runs) == 2 and rejected == []
+    runs, (bad,) = read_runs([pair.parent], curves=True)
+    assert len(runs) == 1 and "metrics.csv" in bad.reason
+    page = pair.parent / "page.html"
+    assert main(["table", str(pair.parent), "--format", "html", "--output", str(page)]) == 0
+    assert "invalid" in page.read_text()
 
 
 @pytest.mark.parametrize("name", ["identity.json", "result.json", "metrics.csv"])

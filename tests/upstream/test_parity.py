@@ -54,8 +54,7 @@ def upstream():
 def twins(
     upstream, method: str, pair: str = "resnet14/resnet8", *overrides: str, replaced: bool = False
 ) -> tuple[nn.Module, nn.Module]:
-    """Our distiller and mdistiller's with the same student and teacher weights, and the method's
-    own modules alike.
+    """Our distiller and mdistiller's with the same weights, the method's own modules included.
 
     With `replaced` ours is what `register(replace=True)` puts into mdistiller's registry, and it
     gets mdistiller's config.
