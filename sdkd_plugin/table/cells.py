@@ -7,6 +7,7 @@ method is an error unless asked to have a row of its own.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import fmean
 from typing import Any
 
@@ -189,10 +190,15 @@ def row_name(run: Run, split: Sequence[str] = ()) -> str:
     """
     if run.method == VANILLA:
         return STUDENT
-    spelled = {name.lower(): name for name in method_order(load_published())}
-    name = spelled.get(run.method.lower(), run.method)
+    name = _spelled().get(run.method.lower(), run.method)
     shown = [f"{key.split('.', 1)[1]}={run.recipe[key]}" for key in split if key in run.recipe]
     return f"{name} ({', '.join(shown)})" if shown else name
+
+
+@cache
+def _spelled() -> dict[str, str]:
+    """Method names as papers write them, by their small letters."""
+    return {name.lower(): name for name in method_order(load_published())}
 
 
 def _without_duplicates(

@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,16 @@ def _column_order(column: Column, key: str) -> tuple[int, str, str, str]:
     """As the poster prints its pairs, then by name, a column without a teacher last among its
     student's.
     """
-    pairs = list(dict.fromkeys((row.teacher, row.student) for row in load_published()))
-    pair = (column.teacher, column.student)
-    place = pairs.index(pair) if pair in pairs else len(pairs)
+    pairs = _published_pairs()
+    place = pairs.get((column.teacher, column.student), len(pairs))
     return (place, column.student, column.teacher or "~", key)
+
+
+@cache
+def _published_pairs() -> dict[tuple[str | None, str], int]:
+    """Each pair that a table prints, and which of them it is."""
+    pairs = dict.fromkeys((row.teacher, row.student) for row in load_published())
+    return {pair: place for place, pair in enumerate(pairs)}
 
 
 def _with_letters(
