@@ -3,6 +3,7 @@ a sweep looks after several.
 """
 
 import json
+import secrets
 import subprocess
 import time
 from collections import deque
@@ -164,6 +165,8 @@ def run_in_lockstep(
                     # it broke off, or each job would have ended
                     for job in group.left.values():
                         yield job, error_of(group.process.returncode or 1, log)
+                    group.path.unlink(missing_ok=True)
+                    group.path.with_suffix(".outcomes").unlink(missing_ok=True)
 
             while waiting and free:
                 number, members = waiting.popleft()
@@ -180,9 +183,9 @@ def run_in_lockstep(
 def _start(
     number: int, members: list[Job], slot: int, workers: int, size: int, logs: Path
 ) -> _Running:
-    path = logs / f"group{number}.json"
+    # a name that no other sweep on this folder takes
+    path = logs / f"group{number}-{secrets.token_hex(4)}.json"
     write_group(members, path)
-    path.with_suffix(".outcomes").unlink(missing_ok=True)
     words = [str(path), "--size", str(size), "--processes", str(workers)]
     process = start(command_of("together", *words), slot, path.with_suffix(".log"))
     return _Running(process, path, slot, {job.label: job for job in members})

@@ -88,7 +88,8 @@ def test_a_sweep_in_lockstep_makes_the_same_runs(place, capsys):
     assert main(["sweep", str(sweep_file()), "LOG.PREFIX", "alone", "--no-lockstep"]) == 0
     assert not list(Path("alone/sweeps").rglob("group*"))
     assert main(["sweep", str(sweep_file()), "LOG.PREFIX", "together", "--jobs", "2"]) == 0
-    assert len(list(Path("together/sweeps").rglob("group*.outcomes"))) == 2
+    assert len(list(Path("together/sweeps").rglob("group*.log"))) == 2
+    assert not list(Path("together/sweeps").rglob("group*.json"))
 
     runs = sorted(path.parent.relative_to("alone") for path in Path("alone").rglob("result.json"))
     assert len(runs) == 8
