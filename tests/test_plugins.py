@@ -307,7 +307,7 @@ def test_the_workers_of_ray_have_the_imports(sweep, tmp_path_factory, monkeypatc
     # ray.init starts its workers where it is called; the plugin is found from the sweep's folder
     folder = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(folder)
-    ray.init(num_cpus=2, log_to_driver=False)
+    ray.init("local", num_cpus=2, log_to_driver=False)  # not the cluster of another test
     monkeypatch.chdir(sweep.parent)
     try:
         run_sweep(SweepOptions(sweep, executor="ray"))

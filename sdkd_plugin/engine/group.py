@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -243,6 +244,8 @@ class Group:
             except Exception as error:  # whatever it is, it is this run's alone
                 self.members.remove(member)
                 self.outcomes.append((member.number, explain(error)))
+                with suppress(OSError):  # a full disk, which it failed by
+                    member.recorder.close()
             else:
                 left.append(member)
         return left

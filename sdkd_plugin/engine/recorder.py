@@ -1,13 +1,14 @@
 """What a run leaves behind, epoch by epoch: history, checkpoints, TensorBoard, the terminal."""
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
@@ -39,7 +40,7 @@ class Recorder:
         self.save_freq = save_freq
         self.label = ""  # before each line on the terminal, where several runs speak
         self.history: list[Row] = []
-        self.events: EventsWriter | None = None
+        self.events: RecordWriter | None = None
 
     @property
     def best(self) -> Row | None:
@@ -148,7 +149,7 @@ class Recorder:
             self.events = open_events(self.folder.path / "train.events", len(self.history))
         for key, value in row.items():
             if key != "phase":
-                self.events.write_event(event(len(self.history), summary=scalar(key, value)))
+                self.events.write(event(step=len(self.history), summary=scalar(key, value)))
         self.events.flush()
 
         score = f"test top-1 {row['test_top1']:.2f}  " if "test_top1" in row else ""
@@ -159,9 +160,10 @@ class Recorder:
         )
 
     def close(self) -> None:
-        """Ends the TensorBoard file."""
+        """Ends the TensorBoard file. A run that failed must too: its process may train others."""
         if self.events is not None:
             self.events.close()
+            self.events = None
 
 
 def _is_identity(found: Any, wanted: dict[str, Any]) -> bool:
@@ -179,19 +181,20 @@ def best_row(history: list[Row]) -> Row | None:
     return max(scored, key=lambda row: row[f"test_{HEADLINE}"], default=None)
 
 
-def open_events(folder: Path, step: int) -> EventsWriter:
+def open_events(folder: Path, step: int) -> RecordWriter:
     """A TensorBoard file whose steps replace those from `step` on in older files of the folder.
 
-    It is written as it is told: SummaryWriter has a thread for that, and waits for ever once a full
-    disk has ended it.
+    It is written as it is told, and closed though the disk is full: SummaryWriter has a thread that
+    a full disk ends, and then waits for it for ever; EventsWriter then keeps the file open.
     """
     folder.mkdir(exist_ok=True)
-    # its own name holds only the second
-    events = EventsWriter(str(folder / "events"), f".from{step}")
-    events.write_event(event(step, session_log=SessionLog(status=SessionLog.START)))
+    name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.from{step}"
+    events = RecordWriter(str(folder / name))
+    events.write(event(file_version="brain.Event:2"))
+    events.write(event(step=step, session_log=SessionLog(status=SessionLog.START)))
     return events
 
 
-def event(step: int, **content: Any) -> Event:
+def event(**content: Any) -> bytes:
     """A TensorBoard event of this moment."""
-    return Event(wall_time=time.time(), step=step, **content)
+    return Event(wall_time=time.time(), **content).SerializeToString()

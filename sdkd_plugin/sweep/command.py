@@ -37,7 +37,7 @@ class SweepOptions:
         overrides: KEY VALUE pairs for every run, after the file's own.
         jobs: runs at a time, on Ray as many as fit; each has the threads that `run_threads` says.
         executor: one of EXECUTORS.
-        address: of a Ray cluster; None starts one here.
+        address: of a Ray cluster, see `execute.run_on_ray`.
         lockstep: train students in groups, each on one pass of its teacher; on this machine alone.
         lockstep_size: how many runs at most in a group; 0: as many as the memory holds.
         plan_only: show the plan and stop.

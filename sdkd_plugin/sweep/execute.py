@@ -180,7 +180,8 @@ def run_on_ray(
     shared folder.
 
     Args:
-        address: of a running cluster, as in ray.init; None starts one on this machine.
+        address: of a running cluster, as in ray.init; None: the one that RAY_ADDRESS names or that
+            runs on this machine, and where there is none a new one.
         threads: processors each run asks for and uses; with GPUs in the cluster it asks for one of
             them, too.
     Raises:

@@ -197,7 +197,7 @@ def test_a_sweep_runs_goes_on_after_a_failure_and_is_not_repeated(write, capsys)
     captured = capsys.readouterr()
     assert "2 runs, 0 of them finished" in captured.out
     assert "1 of 2 runs failed" in captured.err
-    assert "kd/res56_res20 seed 0: exit code 2: error: checkpoint broken.pth" in captured.err
+    assert "kd/res56_res20 seed 0: checkpoint broken.pth is refused" in captured.err
 
     path = write(seeds=[0])
     assert main(["sweep", str(path), "--jobs", "2"]) == 0
