@@ -68,13 +68,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def require_file(path: Path) -> int:
-    """The size of a file in bytes. Raises UserError for what opens but never ends, such as a pipe
-    or a device; OSError where there is nothing. A folder does not open.
+def require_regular(path: str | Path) -> int:
+    """The size in bytes of a file with an end: a pipe or a device may have none.
+
+    Raises:
+        OSError: it is something else, does not exist or may not be looked at.
     """
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise UserError(f"{path} is no regular file")
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     return status.st_size
 
 
@@ -84,11 +88,11 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
     Args:
         limit: bytes; a larger file is somebody's mistake or trap, and is not read into memory.
     Raises:
-        OSError: there is none, or it cannot be read.
-        UserError: it is no regular file, such as a pipe, which would never end, or too large.
+        OSError: there is none, or it cannot be read, as a pipe, which would never end.
+        UserError: it is too large.
         UnicodeDecodeError: it is no UTF-8.
     """
-    if require_file(path) > limit:
+    if require_regular(path) > limit:
         raise UserError(f"{path} is larger than {limit / 2**20:g} MiB, the most that is read")
     with open(path, "rb", buffering=0) as file:
         content = file.read()
@@ -99,7 +103,8 @@ def read_json(path: Path) -> Any:
     """Reads a json file; None where there is none.
 
     Raises:
-        UserError: the file is torn, no json, too large, or no file, such as a pipe.
+        OSError: it cannot be read, as a pipe.
+        UserError: the file is torn, no json or too large.
     """
     remedy = "remove the run folder or restore the file"
     try:
@@ -126,18 +131,6 @@ def read_object(path: Path) -> dict[str, Any] | None:
             "the file"
         )
     return value
-
-
-def require_regular(path: str | Path) -> None:
-    """Raises OSError unless this is a file with an end: a pipe or a device may have none.
-
-    What does not exist or may not be looked at raises as `os.stat` does.
-    """
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def sha256(path: str | Path) -> str:

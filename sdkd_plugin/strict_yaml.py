@@ -2,7 +2,6 @@
 it is refused with the line: no key twice, no tags, no file that grows or nests without bound.
 """
 
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import yaml
 
 from sdkd_plugin.allowed import is_text
 from sdkd_plugin.errors import UserError, shown
+from sdkd_plugin.files import require_regular
 
 # Far beyond any file that a person or a script of theirs writes; what is read within them takes
 # about a second.
@@ -40,8 +40,7 @@ def read_yaml(path: str | Path, kind: str, advice: str) -> dict[Any, Any]:
     named = f"{kind} {shown(str(path))}"
     try:
         # before it is opened: to open a FIFO waits for a writer, for ever if there is none
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise UserError(f"{named} is no regular file; {advice}")
+        require_regular(path)
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import require_file
+from sdkd_plugin.files import require_regular
 from sdkd_plugin.forms import find_state_dict
 
 DIGEST = "digest"  # the entry of our checkpoints that holds the digest of all others
@@ -110,9 +110,11 @@ def _verify_checksums(path: Path) -> bool:
         UserError: a part differs from its CRC. What zipfile raises for a damaged index passes.
     """
     try:
-        require_file(path)
-    except UserError as error:
-        raise UserError(f"checkpoint {error}") from error
+        require_regular(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from error
     with open(path, "rb") as file:
         is_zip = file.read(len(_ZIP)) == _ZIP
     if not is_zip:

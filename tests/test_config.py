@@ -361,7 +361,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         load_config("")
     with pytest.raises(UserError, match=r"nix\.yaml' cannot be read: No such file"):
         load_config(tmp_path / "nix.yaml")
-    with pytest.raises(UserError, match="is no regular file; see configs/"):
+    with pytest.raises(UserError, match="cannot be read: Is a directory; see configs/"):
         load_config(tmp_path)
     (tmp_path / "bytes.yaml").write_bytes(b"\x80\xff")
     with pytest.raises(UserError, match="is no valid yaml: .*utf-8"):

@@ -15,6 +15,7 @@ import yaml
 
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.files import write_text
+from sdkd_plugin.strict_yaml import read_yaml
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HEADER = "# Written by sdkd_plugin's tools/make_configs.py: edit configs/protocol.yaml, not this.\n"
@@ -136,10 +137,7 @@ def read_protocol(path: Path) -> Protocol:
         UserError: unreadable, a key, model, pair or choice that does not exist, or a value of the
             wrong kind.
     """
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid yaml: {error}") from error
+    tree = read_yaml(path, "protocol", "see configs/protocol.yaml")
     parts = ("protocol", "models", "pairs", "methods")
     for part in _block(tree, str(path)):
         if part not in parts:

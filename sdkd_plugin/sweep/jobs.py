@@ -2,7 +2,7 @@
 left alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
-from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.errors import UserError, shown, unknown
 from sdkd_plugin.idle import idle_note
 from sdkd_plugin.registry import MODELS
 from sdkd_plugin.runs.folder import RunFolder
@@ -78,7 +78,7 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
 
     Raises:
         UserError: what `read_sweep_file` refuses; an unknown method, pair or config key; a teacher
-            that no run has.
+            that no run has; an EXPERIMENT.NAME that several kinds of runs have.
     """
     file = read_sweep_file(path, overrides)
     folders = _method_folders(file)
@@ -103,6 +103,7 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
             job = _with_teacher(job, taught, file.teachers, teachers)
         # vanilla is the same run for every teacher
         students.setdefault((job.cfg, job.settings), job)
+    _check_names(students.values(), path)
 
     for name in file.teachers:
         if name not in used:
@@ -115,6 +116,20 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
     changes = [file.overrides, *(own for each in file.variants.values() for own in each.values())]
     note = idle_note(None, [word for each in changes for word in _words(each)])
     return Sweep(path.stem, list(teachers.values()), expanded, list(dict.fromkeys(undefined)), note)
+
+
+def _check_names(kinds: Iterable[Job], path: Path) -> None:
+    """Refuses a folder's name that EXPERIMENT.NAME gives to more than one kind of runs."""
+    takers: dict[tuple[str, str, str], Job] = {}
+    for job in kinds:
+        cfg, _ = _read_kind(job.cfg, job.settings)
+        place = (cfg.LOG.PREFIX, cfg.EXPERIMENT.PROJECT, cfg.EXPERIMENT.NAME)
+        if cfg.EXPERIMENT.NAME and takers.setdefault(place, job) is not job:
+            raise UserError(
+                f"EXPERIMENT.NAME {shown(cfg.EXPERIMENT.NAME)} in {path} is the folder of "
+                f"{takers[place].label} and of {job.label}; leave it out, or give each method or "
+                "variant its own"
+            )
 
 
 def _kinds(file: SweepFile, folders: dict[str, Path]) -> Iterator[tuple[str, Path, Settings]]:

@@ -72,6 +72,18 @@ def test_vanilla_is_one_run_for_all_teachers_of_a_student(write):
     assert sweep.teachers == []
 
 
+def test_a_folder_of_two_methods_is_refused(write):
+    Path("teacher.pth").write_bytes(b"content")
+    changes = {"overrides": {**TINY, "EXPERIMENT.NAME": "mine"}, "seeds": [0, 1]}
+    message = (
+        "EXPERIMENT.NAME 'mine' in .*sweep.yaml is the folder of vanilla/resnet20 and of "
+        "kd/res56_res20; leave it out"
+    )
+    with pytest.raises(UserError, match=message):
+        read_sweep(write(**changes, teachers={"resnet56": "teacher.pth"}))
+    assert len(read_sweep(write(**changes, methods=["vanilla"])).students) == 2
+
+
 def test_variants_are_runs_of_their_own_in_folders_of_their_own(write):
     variants = {"sdkd": {"full": {}, "no mutual": {"SDKD.LOSS.MUTUAL_WEIGHT": 0.0}}}
     Path("teacher.pth").write_bytes(b"content")
