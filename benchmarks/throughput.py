@@ -127,9 +127,9 @@ def package_steps(method: str, dataset: Dataset) -> Iterator[None]:
     trainer = Trainer(cfg, distiller, dataset, make_accelerator(cfg))
     phase = trainer.method.phases(trainer.cfg)[-1]
     trainer.enter(phase, begin=True)
-    trainer.distiller.train()
-    for step, batch in enumerate(trainer.train_batches.epoch(1), start=1):
-        trainer.step(batch, epoch=1, step=step)
+    running = trainer.begin(1)
+    for batch in trainer.train_batches.epoch(1):
+        trainer.take(running, batch)
         yield
 
 

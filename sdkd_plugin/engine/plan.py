@@ -128,8 +128,7 @@ def time_training(trainer: Trainer) -> float:
     """Seconds of one epoch's training steps, extrapolated from a few. Changes the trainer's
     weights.
     """
-    trainer.distiller.train()
-    validation = trainer.validation(1)
+    running = trainer.begin(1)
     began = 0.0
     timed = 0
     batches = itertools.islice(trainer.train_batches.epoch(1), WARM_STEPS + TIMED_STEPS)
@@ -138,7 +137,7 @@ def time_training(trainer: Trainer) -> float:
             _synchronise(trainer.device)
             began = time.perf_counter()
             timed = 0
-        trainer.step(batch, 1, step, next(validation))
+        trainer.take(running, batch)
         timed += 1
     _synchronise(trainer.device)
     return (time.perf_counter() - began) / timed * len(trainer.train_batches)

@@ -9,6 +9,7 @@ from torch import Tensor
 from sdkd_plugin.data.batches import Batch
 from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.engine.evaluate import correct_within
+from sdkd_plugin.engine.finite import FiniteWatch
 from sdkd_plugin.engine.first_steps import StepRecord
 from sdkd_plugin.randomness import TorchStream
 
@@ -35,6 +36,7 @@ class RunningEpoch:
         self.epoch = epoch
         self.stream = stream
         self.validation = validation
+        self.finite = FiniteWatch(device, epoch)
         self.first_steps: list[StepRecord] = []  # of the run's very first epoch alone
         self.steps = 0
         self.images = 0

@@ -136,9 +136,8 @@ class Trainer:
 
     def take(self, running: RunningEpoch, batch: Batch) -> None:
         """Trains the epoch's next step on this batch."""
-        held_out = next(running.validation)
         with running.stream:
-            logits, losses = self.step(batch, running.epoch, running.steps + 1, held_out)
+            logits, losses = self.step(running, batch)
         running.add(batch.target, logits, losses, self.method.terms)
         if running.steps <= FIRST and (running.phase, running.epoch) == self.schedule[0]:
             running.first_steps.append(record_step(losses, self.method.student))
@@ -152,6 +151,7 @@ class Trainer:
             seconds: its training took.
             group_size: how many runs were trained together.
         """
+        running.finite.look()
         if running.first_steps:
             recorder.folder.write_first_steps(running.first_steps)
         trained = running.row(self.rate(running.epoch), seconds, group_size)
@@ -175,15 +175,15 @@ class Trainer:
             else:
                 yield from self.held_out.epoch(epoch + again * self.phase.epochs)
 
-    def step(
-        self, batch: Batch, epoch: int, step: int, held_out: Batch | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(self, running: RunningEpoch, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimiser step. Returns the student's logits [N, K] and the weighted losses.
 
         Raises:
             UserError: a loss is not finite, or the batch has one image and a norm needs more;
                 nothing of this epoch is saved.
         """
+        epoch, step = running.epoch, running.steps + 1
+        held_out = next(running.validation)
         done = epoch - 1 + (step - 1) / len(self.train_batches)
         inputs: dict[str, Any] = {
             "image": batch.image,
@@ -212,21 +212,11 @@ class Trainer:
                 "or DATASET.SUBSET, so that the last batch holds more"
             ) from error
 
-        loss = sum(losses.values())
-        if not torch.isfinite(loss):
-            raise self._not_finite({**losses, **self.method.terms}, epoch, step)
-        self.accelerator.backward(loss)
+        running.finite.note(step, losses, self.method.terms)
+        self.accelerator.backward(sum(losses.values()))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return logits, losses
-
-    def _not_finite(self, terms: dict[str, Tensor], epoch: int, step: int) -> UserError:
-        values = {name: term.item() for name, term in terms.items()}
-        bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-        return UserError(
-            f"loss is not finite at epoch {epoch}, step {step}: {', '.join(bad)}; lower SOLVER.LR "
-            "or the term's weight (the last saved epoch is intact)"
-        )
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Scores what the method deploys on the evaluation split; returns its part of the epoch's

@@ -202,10 +202,9 @@ def test_a_term_that_is_not_finite_is_named(teachers, tmp_path):
         tmp_path, {"DISTILLER.TYPE": "DKD", "DISTILLER.TEACHER_CKPT": teachers["resnet14"]}
     )
     trainer.enter(trainer.schedule[0][0], begin=True)
-    trainer.method.train()
     trainer.method.beta = float("inf")
     with pytest.raises(UserError, match=r"epoch 1, step 1: loss_kd = inf; lower"):
-        trainer.step(next(trainer.train_batches.epoch(1)), 1, 1)
+        trainer.take(trainer.begin(1), next(trainer.train_batches.epoch(1)))
 
 
 def test_a_last_batch_of_one_image_that_a_norm_cannot_take_is_told(teachers, tmp_path):
