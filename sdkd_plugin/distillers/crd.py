@@ -162,6 +162,7 @@ class CRD(Distiller):
     Trains two linear embeddings beside the student.
     """
 
+    needs_whole_batch = True
     needs_num_data = True
     needs_negatives = True
 

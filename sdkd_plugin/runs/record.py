@@ -54,6 +54,7 @@ FIELDS: dict[str, tuple[Test, str]] = {
     **dict.fromkeys(COSTS, (is_size, "a number from 0")),
     "finished": (is_name_or_none, "a time, or null"),
     "group_size": (is_positive, "a whole number from 1"),
+    "processes": (is_positive, "a whole number from 1"),
 }
 MEANING: dict[str, tuple[Test, str]] = {
     "label": (is_name, "a name"),
@@ -118,6 +119,7 @@ class Result:
         environment: command, commit, versions, device; see `runs.environment`.
         group_size: how many runs were trained together, at most; above 1 the seconds are this
             run's share of what was done for all, and the memory is that of all.
+        processes: how many trained it, at most; above 1 the memory is that of the first.
     """
 
     method: str
@@ -144,6 +146,7 @@ class Result:
     identity: Mapping[str, Any]
     environment: Mapping[str, Any]
     group_size: int = field(default=1)
+    processes: int = field(default=1)
     schema: int = field(default=SCHEMA)
 
     def write(self, folder: Path) -> None:
@@ -178,7 +181,8 @@ class Result:
             )
 
         names = {each.name for each in fields(cls)}
-        value = {"group_size": 1, **value}  # which versions without groups did not write
+        # which versions without groups, and without several processes, did not write
+        value = {"group_size": 1, "processes": 1, **value}
         lacking = sorted(names - value.keys() - set(COSTS))
         foreign = sorted(value.keys() - names)
         if lacking or foreign:

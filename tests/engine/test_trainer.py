@@ -28,7 +28,8 @@ from sdkd_plugin.engine.build import build_distiller, build_teacher
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.recorder import best_row
 from sdkd_plugin.engine.run import train
-from sdkd_plugin.engine.trainer import Trainer, learning_rate
+from sdkd_plugin.engine.schedule import learning_rate
+from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import METHODS
