@@ -8,6 +8,7 @@ when it ends and not repeated, so that the command can be given again.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -59,16 +60,26 @@ def shown(text: str) -> str:
     return "\n\n".join(b if b.startswith("|") else f"```\n{b}\n```" for b in blocks)
 
 
+def origin(text: str) -> str:
+    """The command, commit and threads of a part, which it printed itself."""
+    (about,) = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    changed = " with uncommitted changes" if about["uncommitted_changes"] else ""
+    words = [Path(word).name for word in about["command"]]
+    return (
+        f"`python benchmarks/{' '.join(words)}`, commit {about['commit'][:10]}{changed}, "
+        f"{about['threads']} threads"
+    )
+
+
 def header() -> str:
     """Hardware, versions, commit and day."""
     about = describe_environment(torch.device("cpu"))
-    changed = " with uncommitted changes" if about["uncommitted_changes"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     memory = psutil.virtual_memory().total / 2**30
     return (
         "# Measured\n\nWritten by `python benchmarks/results.py`; each part's file says how it is "
         "measured. A figure is the median of its rounds, with their range.\n\n"
-        f"- {time.strftime('%Y-%m-%d')}, commit {about['commit']}{changed}\n"
+        f"- {time.strftime('%Y-%m-%d')}\n"
         f"- {about['device']}, {psutil.cpu_count()} cores, {memory:.0f} GiB\n- {versions}\n"
     )
 
@@ -97,7 +108,8 @@ def main() -> None:
     for name, (title, _) in PARTS.items():
         kept = options.keep / f"{name}.txt"
         if kept.exists():
-            parts.append(f"## {title}\n\n`benchmarks/{name}.py`\n\n{shown(kept.read_text())}\n")
+            text = kept.read_text()
+            parts.append(f"## {title}\n\n{origin(text)}\n\n{shown(text)}\n")
     (HERE / "RESULTS.md").write_text("\n".join([header(), *parts]))
 
 

@@ -46,7 +46,7 @@ class Run:
     """
 
     path: Path
-    identity: dict[str, Any]
+    identity: Mapping[str, Any]
     result: Result | None
     epochs_done: int
     curves: Mapping[str, Points]
@@ -217,12 +217,12 @@ def _read(path: Path, curves: bool) -> Run:
             f"them with --upstream {path}:METHOD:TEACHER/STUDENT:SEED"
         )
 
-    identity = _read_identity(path)
+    identity: Mapping[str, Any] | None = _read_identity(path)
     result = Result.read(path)
     if result is not None:
         check_identity(result.identity)
         _check_same(identity, result.identity)
-        identity = dict(result.identity)
+        identity = result.identity
     elif identity is not None:
         check_identity(identity)
     else:

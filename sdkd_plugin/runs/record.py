@@ -4,7 +4,8 @@ The engine writes it; the table, the sweep and the demo read it. Which metrics t
 evaluators know: the record carries them by name and says of each what it means.
 """
 
-from collections.abc import Mapping
+import marshal
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -191,8 +192,26 @@ class Result:
                 f"{printable(', '.join(foreign)[:200]) or 'nothing'}: torn, or of another version"
             )
         _check(value)
-        metrics = {name: Metric(**meaning) for name, meaning in value["metrics"].items()}
-        return cls(**{**value, "metrics": metrics, "identity": todays(value["identity"])})
+        metrics = _once(value["metrics"], _metrics)
+        parts = {key: _once(value[key]) for key in ("config", "environment")}
+        return cls(**{**value, **parts, "metrics": metrics, "identity": todays(value["identity"])})
+
+
+_SEEN: dict[bytes, Any] = {}
+
+
+def _once(tree: dict, make: Callable[[dict], Any] = lambda tree: tree) -> Any:
+    """What is made of a json tree; the same for equal ones, of which ten thousand runs have many.
+    Nobody may change it.
+    """
+    key = marshal.dumps((make.__name__, tree), 2)  # 2: equal trees give equal bytes
+    if key not in _SEEN:
+        _SEEN[key] = make(tree)
+    return _SEEN[key]
+
+
+def _metrics(meanings: dict[str, dict]) -> dict[str, Metric]:
+    return {name: Metric(**meaning) for name, meaning in meanings.items()}
 
 
 def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
