@@ -244,7 +244,7 @@ def _read_identity(path: Path) -> dict[str, Any] | None:
     return None if identity is None else todays(identity)
 
 
-def _check_same(identity: dict[str, Any] | None, recorded: Mapping[str, Any]) -> None:
+def _check_same(identity: Mapping[str, Any] | None, recorded: Mapping[str, Any]) -> None:
     if identity is not None and identity != recorded:
         either = identity.keys() | recorded.keys()
         keys = sorted(key for key in either if identity.get(key) != recorded.get(key))

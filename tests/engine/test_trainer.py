@@ -231,7 +231,7 @@ def test_checkpoints_are_kept_every_so_many_epochs_and_best_is_the_bests(tmp_pat
     decreed = ((10.0, 50.0, 2.0, 1.0), (30.0, 60.0, 1.0, 1.0), (20.0, 70.0, 1.5, 1.0))
     scores = iter([dict(zip(names, values, strict=True)) for values in decreed])
     monkeypatch.setattr(
-        "sdkd_plugin.engine.trainer.evaluate", lambda predict, batches: next(scores)
+        "sdkd_plugin.engine.trainer.evaluate", lambda predict, batches, total: next(scores)
     )
     folder = train(tiny_config(tmp_path, {"LOG.SAVE_CHECKPOINT_FREQ": 2})).path
     kept = {
