@@ -42,6 +42,7 @@ from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import evaluate
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
+from sdkd_plugin.runs.environment import describe_environment
 
 METHODS = ("vanilla", "kd", "dkd", "crd")  # of both
 OURS = ("sdkd", "dml")  # against our own KD
@@ -279,6 +280,7 @@ def main() -> None:
             speed = there(method, pair, options.steps)
         print(json.dumps(vars(speed)))
         return
+    print(json.dumps(describe_environment(torch.device("cpu"))))
     print("\n".join(told(measure(options))))
 
 

@@ -27,6 +27,7 @@ from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
+from sdkd_plugin.runs.environment import describe_environment
 
 WARM_STEPS = 2
 USUAL = {"method": "kd", "batch": 64, "size": 32, "classes": 100, "images": 50_000}
@@ -183,6 +184,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(json.loads(options.one), options.steps)))
         return
+    print(json.dumps(describe_environment(torch.device("cpu"))))
     for line in told(options):
         print(line, flush=True)
 

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 from sdkd_plugin.arguments import parse
@@ -44,12 +44,18 @@ def warnings_in_one_line() -> Iterator[None]:
 
 
 def _run_command(options: argparse.Namespace) -> int:
+    rank = os.environ.get("RANK", "0")  # of several processes, see `engine.ranks`
     try:
         _check_place()
         import_plugins(options.imports)
-        return COMMANDS[options.command](options) or 0
+        with ExitStack() as stack:
+            if rank != "0":  # the first speaks for all
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(redirect_stdout(nowhere))
+            return COMMANDS[options.command](options) or 0
     except (UserError, OSError) as error:
-        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        where = "" if rank == "0" else f"process {printable(rank)}: "
+        print(f"{where}error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         # after SIGHUP there may be no terminal left to say it on
@@ -139,6 +145,7 @@ def _sweep(options: argparse.Namespace) -> None:
         address=options.address,
         lockstep=options.lockstep,
         lockstep_size=options.lockstep_size,
+        processes=options.processes,
         plan_only=options.plan,
         commands_only=options.commands,
     )

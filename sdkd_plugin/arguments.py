@@ -208,7 +208,7 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="train runs of one teacher and seed together, each batch's teacher pass made once; "
-        "the same bits (default: yes, where the executor is local)",
+        "the same bits (default: yes, where the executor is local and a run one process)",
     )
     sweep.add_argument(
         "--lockstep-size",
@@ -216,6 +216,14 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
         default=0,
         metavar="N",
         help="runs in a group at most (default: as many as half of the memory holds)",
+    )
+    sweep.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of each run, which then share its batches; methods that need the whole batch have 1 "
+        "(default: 1)",
     )
     sweep.add_argument("--address", help="of a running Ray cluster; default: one on this machine")
     sweep.add_argument("--plan", action="store_true", help="show runs, hours and disk, and stop")

@@ -63,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
         "DEVICE": "auto",  # auto | cpu | cuda | mps
         "PRECISION": "fp32",  # fp32 | bf16 | fp16
         "CHANNELS_LAST": True,
+        "TF32": False,  # on CUDA: 10 bits of mantissa in convolutions and matrix products
         "THREADS": 0,  # of the CPU, kept on resume; 0: what torch takes, as by OMP_NUM_THREADS
     },
     "LOG": {
@@ -111,6 +112,7 @@ ALLOWED: dict[str, Allowed] = {
     "SOLVER.DEVICE": OneOf(("auto", "cpu", "cuda", "mps")),
     "SOLVER.PRECISION": OneOf(("fp32", "bf16", "fp16")),
     "SOLVER.CHANNELS_LAST": Anything(),
+    "SOLVER.TF32": Anything(),
     "SOLVER.THREADS": Between(0, 1024),
     "LOG.TENSORBOARD_FREQ": Anything(),
     "LOG.SAVE_CHECKPOINT_FREQ": Between(1),

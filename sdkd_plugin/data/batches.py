@@ -26,12 +26,14 @@ class Batch:
         index: [N] int64, positions in the training set.
         contrastive_index: [N, 1+K] int64: the own index, then K training images of other classes;
             None unless asked for.
+        count: images in the batches of all ranks together.
     """
 
     image: Tensor
     target: Tensor
     index: Tensor
     contrastive_index: Tensor | None
+    count: int
 
 
 class TrainBatches:
@@ -94,19 +96,19 @@ class TrainBatches:
             start = number * self.batch_size
             everyone = table.order[start : start + self.batch_size]  # all ranks' images
             index = everyone[self.rank :: self.world_size]
-            batch = Batch(self._image(index, table), self.targets[index], index, None)
-            yield self.with_negatives(batch, len(everyone), epoch, number)
+            image = self._image(index, table)
+            batch = Batch(image, self.targets[index], index, None, len(everyone))
+            yield self.with_negatives(batch, epoch, number)
 
-    def with_negatives(self, batch: Batch, count: int, epoch: int, number: int) -> Batch:
+    def with_negatives(self, batch: Batch, epoch: int, number: int) -> Batch:
         """This rank's batch with the negatives that were asked for; the same where none were.
 
         Args:
-            count: images in the batches of all ranks together.
             number: of the batch in its epoch, from 0.
         """
         if self.negatives is None:
             return batch
-        draws = self.negatives.draw(count, self.seed, epoch, number)
+        draws = self.negatives.draw(batch.count, self.seed, epoch, number)
         own = draws[self.rank :: self.world_size]
         index = self.negatives.contrastive_index(batch.index, batch.target, own)
         return replace(batch, contrastive_index=index)
@@ -140,12 +142,23 @@ class EvalBatches:
     """The evaluated split in order, normalised, in batches of DATASET.TEST.BATCH_SIZE.
 
     Yields (image [N, 3, H, W], target [N]).
+
+    Args:
+        device: where batches are made.
+        rank, world_size: this process sees images rank::world_size.
     """
 
-    def __init__(self, dataset: Dataset, cfg: CN, device: torch.device | str):
+    def __init__(
+        self,
+        dataset: Dataset,
+        cfg: CN,
+        device: torch.device | str,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
         self.device = torch.device(device)
-        self.images = dataset.test.images.to(self.device)
-        self.targets = dataset.test.targets.to(self.device)
+        self.images = dataset.test.images[rank::world_size].to(self.device)
+        self.targets = dataset.test.targets[rank::world_size].to(self.device)
         self.batch_size: int = cfg.DATASET.TEST.BATCH_SIZE
         self.normalize = _normalize(dataset, self.images, cfg, self.device)
 

@@ -49,6 +49,8 @@ class Distiller(nn.Module):
         needs_negatives: `forward_train` receives `contrastive_index` [N, 1 + K] with K =
             `self.num_negatives`.
         needs_constant_batch: a last short batch is left out.
+        needs_whole_batch: what it computes on a batch is not the mean of what it computes on parts,
+            as where images are compared with each other or remembered; one process only.
         optional_phases: its defaults need one phase; only some settings ask for more.
         needs_model_extras: reads what only this package's models offer (`head_in`,
             `classifier_module`, `forward_head`).
@@ -63,6 +65,7 @@ class Distiller(nn.Module):
     needs_num_data = False
     needs_negatives = False
     needs_constant_batch = False
+    needs_whole_batch = False
     optional_phases = False
     needs_model_extras = False
     num_negatives: int  # of a method that needs negatives

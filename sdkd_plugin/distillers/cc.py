@@ -93,6 +93,8 @@ class CC(Distiller):
     "neighbour" trains two linear embeddings beside the student, "rbf" nothing.
     """
 
+    needs_whole_batch = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         self.node = cfg.CC

@@ -165,6 +165,8 @@ class DistPro(Distiller):
     replays an empty record: all pathways count alike.
     """
 
+    needs_whole_batch = True
+
     alpha: Tensor  # [K], then Adam's state for it
     alpha_mean: Tensor  # [K]
     alpha_square: Tensor  # [K]

@@ -97,7 +97,12 @@ def check_target(target: Tensor, shape: torch.Size) -> None:
             f"DKD got targets of type {target.dtype}, shape {list(target.shape)}; allowed: "
             f"torch.int64, shape [{n}]"
         )
+    if target.is_cpu:  # elsewhere to look at them is to wait for the device
+        check_labels(target, k)
 
+
+def check_labels(target: Tensor, k: int) -> None:
+    """Raises UserError unless all labels of target [N] are in 0..k-1."""
     low, high = (int(v) for v in torch.aminmax(target))
     if low < 0 or high >= k:
         raise UserError(

@@ -66,6 +66,8 @@ class PKT(Distiller):
     the student.
     """
 
+    needs_whole_batch = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         self.ce_weight = cfg.PKT.LOSS.CE_WEIGHT

@@ -100,6 +100,8 @@ class RKD(Distiller):
     pooled features.
     """
 
+    needs_whole_batch = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         self.node = cfg.RKD

@@ -178,6 +178,7 @@ class SemCKD(Distiller):
     through its Gram matrices, as in the authors' code.
     """
 
+    needs_whole_batch = True
     needs_constant_batch = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):

@@ -62,6 +62,8 @@ class SP(Distiller):
     student.
     """
 
+    needs_whole_batch = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         self.ce_weight = cfg.SP.LOSS.CE_WEIGHT

@@ -8,9 +8,11 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.errors import UserError
 
 
-def make_accelerator(cfg: CN) -> Accelerator:
-    """Device and precision from SOLVER.DEVICE and SOLVER.PRECISION.
+def make_accelerator(cfg: CN, several: bool = False) -> Accelerator:
+    """Device and precision from SOLVER.DEVICE, SOLVER.PRECISION and SOLVER.TF32.
 
+    Args:
+        several: whether other processes may do this with us, see `engine.ranks`.
     Raises:
         UserError: no such device here, a precision the device lacks, or more than one process.
     """
@@ -34,12 +36,17 @@ def make_accelerator(cfg: CN) -> Accelerator:
             "SOLVER.PRECISION is 'fp16', which needs CUDA; allowed on the CPU: fp32, bf16"
         )
 
+    if cpu and cfg.SOLVER.TF32:
+        raise UserError("SOLVER.TF32 is True, which needs CUDA; allowed on the CPU: False")
+    torch.backends.cuda.matmul.allow_tf32 = cfg.SOLVER.TF32
+    torch.backends.cudnn.allow_tf32 = cfg.SOLVER.TF32  # torch's own default is True
+
     # else one process could not train in two precisions
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=cpu, mixed_precision="no" if precision == "fp32" else precision)
-    if accelerator.num_processes > 1:
+    if accelerator.num_processes > 1 and not several:
         raise UserError(
-            f"started as {accelerator.num_processes} processes; allowed: 1, data-parallel training "
-            "is not built yet"
+            f"started as {accelerator.num_processes} processes; only `train` without --dry-run can "
+            "be, allowed here: 1"
         )
     return accelerator

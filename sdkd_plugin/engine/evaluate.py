@@ -23,6 +23,7 @@ class Evaluator:
     """
 
     metrics: Mapping[str, Metric]
+    sums: Tensor  # over the images seen; of all processes, those of each are added
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         """Takes a batch in: logits [N, K] float32, target [N] int64."""
@@ -39,14 +40,14 @@ class Accuracy(Evaluator):
     metrics = ACCURACIES
 
     def __init__(self) -> None:
-        self.correct = torch.zeros((), dtype=torch.float64)  # [2] once there is a batch
+        self.sums = torch.zeros((), dtype=torch.float64)  # [2] once there is a batch
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         counts = [correct_within(logits, target, k) for k in (1, 5)]
-        self.correct = self.correct + torch.stack(counts).double()
+        self.sums = self.sums + torch.stack(counts).double()
 
     def values(self, count: int) -> Iterator[tuple[str, float]]:
-        shares = 100 * (self.correct / count)
+        shares = 100 * (self.sums / count)
         yield from zip(self.metrics, shares.tolist(), strict=True)
 
 
@@ -56,13 +57,13 @@ class CrossEntropy(Evaluator):
     metrics = {"loss": Metric("loss", "Cross entropy", "nats", "lower", decimals=4)}
 
     def __init__(self) -> None:
-        self.total: Tensor | float = 0.0
+        self.sums = torch.zeros((), dtype=torch.float64)
 
     def add(self, logits: Tensor, target: Tensor) -> None:
-        self.total = self.total + F.cross_entropy(logits, target, reduction="sum").double()
+        self.sums = self.sums + F.cross_entropy(logits, target, reduction="sum").double()
 
     def values(self, count: int) -> Iterator[tuple[str, float]]:
-        yield "loss", float(self.total) / count
+        yield "loss", self.sums.item() / count
 
 
 class Calibration(Evaluator):
@@ -76,17 +77,17 @@ class Calibration(Evaluator):
 
     def __init__(self) -> None:
         # correct images minus the sum of confidences; [BINS] once there is a batch
-        self.excess = torch.zeros((), dtype=torch.float64)
+        self.sums = torch.zeros((), dtype=torch.float64)
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         confidence, predicted = logits.double().softmax(1).max(1)  # [N] each
         # bin b holds confidences in (b / BINS, (b + 1) / BINS]
         place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
         excess = (predicted == target).double() - confidence
-        self.excess = self.excess + excess.new_zeros(BINS).index_add(0, place, excess)
+        self.sums = self.sums + excess.new_zeros(BINS).index_add(0, place, excess)
 
     def values(self, count: int) -> Iterator[tuple[str, float]]:
-        yield "ece", 100 * self.excess.abs().sum().item() / count
+        yield "ece", 100 * self.sums.abs().sum().item() / count
 
 
 EVALUATORS: tuple[type[Evaluator], ...] = (Accuracy, CrossEntropy, Calibration)
@@ -108,11 +109,16 @@ def correct_within(logits: Tensor, target: Tensor, k: int) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+    predict: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    total: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> dict[str, float]:
     """Every evaluator's metrics of `predict` (image [N, 3, H, W] to logits [N, K]) over batches.
 
     The caller puts the network into eval mode.
+
+    Args:
+        total: adds up what several processes, each with batches of its own, have seen.
     """
     evaluators = [build() for build in EVALUATORS]
     count = 0
@@ -121,7 +127,10 @@ def evaluate(
         for evaluator in evaluators:
             evaluator.add(logits, target)
         count += len(target)
-    return {name: value for each in evaluators for name, value in each.values(count)}
+    for evaluator in evaluators:
+        evaluator.sums = total(evaluator.sums)
+    seen = int(total(torch.tensor(count, device=evaluators[0].sums.device)))
+    return {name: value for each in evaluators for name, value in each.values(seen)}
 
 
 def describe(scores: Mapping[str, float]) -> str:

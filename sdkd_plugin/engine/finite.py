@@ -7,7 +7,8 @@ from torch import Tensor
 
 from sdkd_plugin.errors import UserError
 
-EVERY = 50  # steps between two looks where a look waits for the device
+EVERY = 50  # steps between two looks, where a look waits for the device
+EVERY_ON_CPU = 1
 
 
 class FiniteWatch:
@@ -19,12 +20,11 @@ class FiniteWatch:
     Args:
         device: where the losses are.
         epoch: for the message.
-        every: how many steps at most between two looks; None: 1 on the CPU, else EVERY.
     """
 
-    def __init__(self, device: torch.device, epoch: int, every: int | None = None):
+    def __init__(self, device: torch.device, epoch: int):
         self._epoch = epoch
-        self._every = every or (1 if device.type == "cpu" else EVERY)
+        self._every = EVERY_ON_CPU if device.type == "cpu" else EVERY
         self._step = torch.zeros((), dtype=torch.long, device=device)  # 0: none yet
         self._names: list[str] = []
         self._terms = torch.zeros(0, device=device)  # [T] of that step

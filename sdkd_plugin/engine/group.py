@@ -98,7 +98,7 @@ class Member:
         asked = self.teacher.calls if self.teacher else 0
         shared = self.teacher.seconds if self.teacher else 0.0
         began = time.perf_counter()
-        own = batches.with_negatives(batch, len(batch.target), self.running.epoch, number)
+        own = batches.with_negatives(batch, self.running.epoch, number)
         self.trainer.take(self.running, own)
         self.seconds += time.perf_counter() - began
         if self.teacher is None:

@@ -33,11 +33,13 @@ class Recorder:
     Args:
         folder: where everything goes.
         save_freq: epochs between checkpoints that are kept.
+        writes: whether this process writes, of several that train the run.
     """
 
-    def __init__(self, folder: RunFolder, save_freq: int):
+    def __init__(self, folder: RunFolder, save_freq: int, writes: bool = True):
         self.folder = folder
         self.save_freq = save_freq
+        self.writes = writes
         self.label = ""  # before each line on the terminal, where several runs speak
         self.history: list[Row] = []
         self.events: RecordWriter | None = None
@@ -55,8 +57,9 @@ class Recorder:
                 network that is deployed) and, where the method trains one, "teacher".
         """
         self.history.append(row)
-        self.save(states)
-        self.report(phase)
+        if self.writes:
+            self.save(states)
+            self.report(phase)
 
     def save(self, states: dict[str, dict[str, Any]]) -> None:
         """Writes metrics and the checkpoints mdistiller writes, under its names."""
@@ -110,7 +113,8 @@ class Recorder:
                 )
             return None
         self.history = [todays_row(row) for row in state["history"]]
-        self.folder.write_metrics(self.history)
+        if self.writes:
+            self.folder.write_metrics(self.history)
         return state
 
     def _check(self, state: State, path: Path, fault: Callable[[State], str]) -> None:

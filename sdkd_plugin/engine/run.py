@@ -1,14 +1,18 @@
 """From a config to a finished run: data, folder, networks, training, record."""
 
 import time
+from contextlib import ExitStack
 
 import torch
+from accelerate import Accelerator
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import active_config, load_config
 from sdkd_plugin.data.dataset import Dataset, load_dataset
+from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import METRICS
 from sdkd_plugin.engine.memory import peak_memory
+from sdkd_plugin.engine.ranks import Ranks
 from sdkd_plugin.engine.recorder import Recorder
 from sdkd_plugin.engine.setup import (
     Setup,
@@ -44,34 +48,50 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
     torch.use_deterministic_algorithms(True, warn_only=True)
     if train_teacher:
         cfg = with_trained_teacher(cfg, resume)
-    dataset = load_dataset(cfg)
+    accelerator = make_accelerator(cfg, several=True)
+    ranks = Ranks(accelerator)
+    dataset = _load(cfg, ranks)
     folder = RunFolder.of(cfg, dataset)
-    if resume and not folder.started:
-        _say_neighbour(folder)
 
-    with folder.lock():
-        folder.check(resume)
-        result = folder.result
-        if result is not None:
-            top1 = result.last[HEADLINE]
-            print(f"{folder.path} holds this run, finished: last top-1 {top1:.2f}")
-            return folder
-
-        try:
-            with threads(thread_count(cfg, folder)):
-                _train(cfg, dataset, folder)
-        finally:
-            folder.clear()  # a signal may come at the worst moment
+    with ExitStack() as stack:
+        if ranks.agree(lambda: _claim(folder, resume, stack)):
+            count = ranks.agree(lambda: thread_count(cfg, folder))
+            with threads(count):
+                _train(cfg, dataset, folder, accelerator)
+            ranks.wait()  # the one that writes has written
     return folder
 
 
-def _train(cfg: CN, dataset: Dataset, folder: RunFolder) -> None:
+def _load(cfg: CN, ranks: Ranks) -> Dataset:
+    """The data set; of several processes one is first, since it may have to download it."""
+    loaded: list[Dataset] = []
+    ranks.agree(lambda: loaded.append(load_dataset(cfg)))
+    return loaded[0] if loaded else load_dataset(cfg)
+
+
+def _claim(folder: RunFolder, resume: bool, stack: ExitStack) -> bool:
+    """Takes the folder until the stack is closed; returns whether there is something to train."""
+    if resume and not folder.started:
+        _say_neighbour(folder)
+    stack.enter_context(folder.lock())
+    folder.check(resume)
+    result = folder.result
+    if result is not None:
+        print(f"{folder.path} holds this run, finished: last top-1 {result.last[HEADLINE]:.2f}")
+        return False
+    stack.callback(folder.clear)  # a signal may come at the worst moment
+    return True
+
+
+def _train(cfg: CN, dataset: Dataset, folder: RunFolder, accelerator: Accelerator) -> None:
     """Trains what is left of a run, in its locked folder, and writes its record."""
-    setup = prepare(cfg, dataset, folder)
+    setup = prepare(cfg, dataset, folder, accelerator=accelerator)
     trainer, recorder = start(setup, folder)
     say_start(trainer, recorder)
     trainer.run(recorder)
-    make_result(setup, trainer, recorder).write(folder.path)
+    result = make_result(setup, trainer, recorder)
+    if recorder.writes:
+        result.write(folder.path)
 
 
 def _say_neighbour(folder: RunFolder) -> None:
@@ -175,6 +195,7 @@ def make_result(setup: Setup, trainer: Trainer, recorder: Recorder) -> Result:
         images_per_second=len(dataset.train) * len(history) / train_seconds,
         peak_memory_mib=peak_memory(trainer.device) / 2**20,
         group_size=max(row.get("group_size", 1) for row in history),
+        processes=max(row.get("processes", 1) for row in history),
         deployed_parameters=sum(p.numel() for p in method.deployed().parameters()),
         extra_parameters=method.get_extra_parameters(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

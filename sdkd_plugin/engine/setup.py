@@ -61,15 +61,20 @@ class LoadedTeacher:
 
 
 def prepare(
-    cfg: CN, dataset: Dataset, folder: RunFolder, loaded: LoadedTeacher | None = None
+    cfg: CN,
+    dataset: Dataset,
+    folder: RunFolder,
+    loaded: LoadedTeacher | None = None,
+    accelerator: Accelerator | None = None,
 ) -> Setup:
     """Teacher, device, scaled config and the method around them.
 
     Args:
         loaded: the teacher of the folder's file, where somebody has loaded it already.
+        accelerator: where there is one already, as of several processes.
     """
     scaled = scaled_config(cfg)
-    accelerator = make_accelerator(cfg)
+    accelerator = accelerator or make_accelerator(cfg)
     environment = describe_environment(accelerator.device)
 
     if folder.teacher is None:
@@ -128,10 +133,10 @@ def _warn_near_chance(scores: Scores, dataset: Dataset) -> None:
 
 def start(setup: Setup, folder: RunFolder) -> tuple[Trainer, Recorder]:
     """A run at its beginning, which the folder then knows of, or after its last complete epoch."""
-    recorder = Recorder(folder, setup.given.LOG.SAVE_CHECKPOINT_FREQ)
     trainer = Trainer(setup.cfg, setup.distiller, setup.dataset, setup.accelerator)
+    recorder = Recorder(folder, setup.given.LOG.SAVE_CHECKPOINT_FREQ, trainer.ranks.writes)
     trainer.resume(recorder)
-    if not recorder.history:
+    if not recorder.history and recorder.writes:
         folder.begin(setup.given, setup.environment, uncommitted_diff())
     return trainer, recorder
 

@@ -21,17 +21,13 @@ from sdkd_plugin.engine.deploy import pack, pack_network
 from sdkd_plugin.engine.evaluate import evaluate
 from sdkd_plugin.engine.first_steps import FIRST, record_step
 from sdkd_plugin.engine.memory import keep_freed_memory
+from sdkd_plugin.engine.ranks import Ranks
 from sdkd_plugin.engine.recorder import Recorder
 from sdkd_plugin.engine.restore import history_fault, model_fault, optimizer_fault
 from sdkd_plugin.engine.running import RunningEpoch
+from sdkd_plugin.engine.schedule import learning_rate
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.randomness import TorchStream, torch_seeded
-
-
-def learning_rate(cfg: CN, epoch: int) -> float:
-    """Step schedule: LR times LR_DECAY_RATE for each of LR_DECAY_STAGES before `epoch`, from 1."""
-    decays = sum(epoch > stage for stage in cfg.SOLVER.LR_DECAY_STAGES)
-    return cfg.SOLVER.LR * cfg.SOLVER.LR_DECAY_RATE**decays
 
 
 class Trainer:
@@ -41,6 +37,8 @@ class Trainer:
         cfg: the scaled config (epoch-valued keys are in epochs of this run).
         method: moved to the accelerator's device.
         accelerator: see `engine.device`.
+    Raises:
+        UserError: several processes, and the method cannot share a batch.
     """
 
     def __init__(self, cfg: CN, method: Distiller, dataset: Dataset, accelerator: Accelerator):
@@ -48,17 +46,28 @@ class Trainer:
         self.dataset = dataset
         self.accelerator = accelerator
         self.device = accelerator.device
+        self.ranks = Ranks(accelerator)
+        if self.ranks.size > 1 and method.needs_whole_batch:
+            raise UserError(
+                f"{type(method).__name__} relates the images of a batch or remembers them, and was "
+                f"started as {self.ranks.size} processes, which share each batch; allowed for it: 1"
+            )
         if self.device.type == "cpu":
             keep_freed_memory()
 
         layout = torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
         method.to(self.device).to(memory_format=layout)
         self.method = method
-        self.distiller = accelerator.prepare(method)  # the same, or what wraps it
+        # the same, or what wraps it; several processes add up their gradients in `step`
+        self.distiller = accelerator.prepare_model(method, evaluation_mode=True)
         self.schedule = [
             (phase, epoch) for phase in method.phases(cfg) for epoch in range(1, phase.epochs + 1)
         ]
-        self.eval_batches = EvalBatches(dataset, cfg, self.device)
+        self.eval_batches = EvalBatches(dataset, cfg, self.device, *self._share)
+
+    @property
+    def _share(self) -> tuple[int, int]:
+        return self.ranks.rank, self.ranks.size
 
     @property
     def phase(self) -> Phase:
@@ -80,7 +89,8 @@ class Trainer:
         running = self.begin(epoch)
         title = f"{self.phase.name} {epoch}"
         batches = self.train_batches.epoch(epoch)
-        bar = tqdm(batches, title, len(self.train_batches), leave=False, disable=None)
+        hidden = None if self.ranks.writes else True  # None: unless there is a terminal
+        bar = tqdm(batches, title, len(self.train_batches), leave=False, disable=hidden)
         for batch in bar:
             self.take(running, batch)
             if running.steps % 20 == 0 and not bar.disable:
@@ -105,12 +115,14 @@ class Trainer:
         if phase.validation:
             train, held = hold_out(dataset.train, phase.validation, dataset.classes)
             dataset = replace(dataset, train=train)
-            self.held_out = TrainBatches(replace(dataset, train=held), self.cfg, self.device)
+            held_out = replace(dataset, train=held)
+            self.held_out = TrainBatches(held_out, self.cfg, self.device, 0, *self._share)
         self.train_batches = TrainBatches(
             dataset,
             self.cfg,
             self.device,
-            num_negatives=self.method.num_negatives if self.method.needs_negatives else 0,
+            self.method.num_negatives if self.method.needs_negatives else 0,
+            *self._share,
             drop_last=self.method.needs_constant_batch,
         )
 
@@ -132,14 +144,14 @@ class Trainer:
         self.distiller.train()
         # for methods that draw in their step
         stream = TorchStream(self.cfg.SOLVER.SEED, phase.name, epoch)
-        return RunningEpoch(phase, epoch, stream, self.validation(epoch), self.device)
+        return RunningEpoch(phase, epoch, stream, self.validation(epoch), self.device, self.ranks)
 
     def take(self, running: RunningEpoch, batch: Batch) -> None:
         """Trains the epoch's next step on this batch."""
         with running.stream:
-            logits, losses = self.step(running, batch)
-        running.add(batch.target, logits, losses, self.method.terms)
-        if running.steps <= FIRST and (running.phase, running.epoch) == self.schedule[0]:
+            losses = self.step(running, batch)
+        first = running.steps <= FIRST and (running.phase, running.epoch) == self.schedule[0]
+        if first and self.ranks.size == 1:
             running.first_steps.append(record_step(losses, self.method.student))
 
     def end(
@@ -152,7 +164,8 @@ class Trainer:
             group_size: how many runs were trained together.
         """
         running.finite.look()
-        if running.first_steps:
+        self.ranks.average(self.method.buffers())  # else each has the norms of its share
+        if running.first_steps and recorder.writes:
             recorder.folder.write_first_steps(running.first_steps)
         trained = running.row(self.rate(running.epoch), seconds, group_size)
         row = {"phase": running.phase.name, "epoch": running.epoch, **trained}
@@ -175,8 +188,8 @@ class Trainer:
             else:
                 yield from self.held_out.epoch(epoch + again * self.phase.epochs)
 
-    def step(self, running: RunningEpoch, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """One optimiser step. Returns the student's logits [N, K] and the weighted losses.
+    def step(self, running: RunningEpoch, batch: Batch) -> dict[str, Tensor]:
+        """One optimiser step. Returns the weighted losses.
 
         Raises:
             UserError: a loss is not finite, or the batch has one image and a norm needs more;
@@ -212,11 +225,15 @@ class Trainer:
                 "or DATASET.SUBSET, so that the last batch holds more"
             ) from error
 
-        running.finite.note(step, losses, self.method.terms)
-        self.accelerator.backward(sum(losses.values()))
+        running.add(batch, logits, losses, self.method.terms)
+        loss = sum(losses.values())
+        if self.ranks.size > 1:  # means over this share become parts of the mean over the batch
+            loss = loss * (len(batch.target) / batch.count)
+        self.accelerator.backward(loss)
+        self.ranks.add_gradients(self.method.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return logits, losses
+        return losses
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Scores what the method deploys on the evaluation split; returns its part of the epoch's
@@ -229,7 +246,7 @@ class Trainer:
         began = time.perf_counter()
         self.distiller.eval()
         network = self.method.deployed()
-        scores = evaluate(lambda image: network(image)[0], self.eval_batches)
+        scores = evaluate(lambda image: network(image)[0], self.eval_batches, self.ranks.total)
         if not math.isfinite(scores["loss"]):
             raise UserError(
                 f"the evaluated loss is {scores['loss']} after epoch {epoch}; lower SOLVER.LR "

@@ -27,6 +27,10 @@ NOT_IDENTITY = (
     "SOLVER.THREADS",
 )
 
+# Keys that came later, with what runs did before: they count where they say something else, so that
+# a run from before is the same run still.
+LATER = {"SOLVER.TF32": False}
+
 
 def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str, Any]:
     """What decides a run's result, flat: every config key that matters, and data, teacher and files
@@ -42,7 +46,9 @@ def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str
     flat = {
         key: value
         for key, value in flatten(active_config(cfg))
-        if not key.startswith(NOT_IDENTITY) and key not in idle
+        if not key.startswith(NOT_IDENTITY)
+        and key not in idle
+        and not (key in LATER and value == LATER[key])
     }
 
     method = METHODS[cfg.DISTILLER.TYPE]

@@ -1,5 +1,6 @@
 """What runs of record schema 1 called a setting that has another name today. Needs no torch."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,12 @@ IDLE = (
 
 def todays(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity of any schema with today's names of keys and values, and without idle keys."""
-    current = {SCHEMA_1.get(key, key): value for key, value in identity.items() if key not in IDLE}
+    # each name once in memory, whatever the number of runs
+    current = {
+        sys.intern(SCHEMA_1.get(key, key)): value
+        for key, value in identity.items()
+        if key not in IDLE
+    }
     for key, values in RENAMED_VALUES.items():
         if isinstance(current.get(key), str):
             current[key] = values.get(current[key], current[key])

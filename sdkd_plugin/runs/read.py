@@ -46,7 +46,7 @@ class Run:
     """
 
     path: Path
-    identity: dict[str, Any]
+    identity: Mapping[str, Any]
     result: Result | None
     epochs_done: int
     curves: Mapping[str, Points]
@@ -217,12 +217,12 @@ def _read(path: Path, curves: bool) -> Run:
             f"them with --upstream {path}:METHOD:TEACHER/STUDENT:SEED"
         )
 
-    identity = _read_identity(path)
+    identity: Mapping[str, Any] | None = _read_identity(path)
     result = Result.read(path)
     if result is not None:
         check_identity(result.identity)
         _check_same(identity, result.identity)
-        identity = dict(result.identity)
+        identity = result.identity
     elif identity is not None:
         check_identity(identity)
     else:
@@ -244,7 +244,7 @@ def _read_identity(path: Path) -> dict[str, Any] | None:
     return None if identity is None else todays(identity)
 
 
-def _check_same(identity: dict[str, Any] | None, recorded: Mapping[str, Any]) -> None:
+def _check_same(identity: Mapping[str, Any] | None, recorded: Mapping[str, Any]) -> None:
     if identity is not None and identity != recorded:
         either = identity.keys() | recorded.keys()
         keys = sorted(key for key in either if identity.get(key) != recorded.get(key))

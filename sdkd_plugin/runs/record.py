@@ -4,7 +4,8 @@ The engine writes it; the table, the sweep and the demo read it. Which metrics t
 evaluators know: the record carries them by name and says of each what it means.
 """
 
-from collections.abc import Mapping
+import marshal
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ FIELDS: dict[str, tuple[Test, str]] = {
     **dict.fromkeys(COSTS, (is_size, "a number from 0")),
     "finished": (is_name_or_none, "a time, or null"),
     "group_size": (is_positive, "a whole number from 1"),
+    "processes": (is_positive, "a whole number from 1"),
 }
 MEANING: dict[str, tuple[Test, str]] = {
     "label": (is_name, "a name"),
@@ -118,6 +120,7 @@ class Result:
         environment: command, commit, versions, device; see `runs.environment`.
         group_size: how many runs were trained together, at most; above 1 the seconds are this
             run's share of what was done for all, and the memory is that of all.
+        processes: how many trained it, at most; above 1 the memory is that of the first.
     """
 
     method: str
@@ -144,6 +147,7 @@ class Result:
     identity: Mapping[str, Any]
     environment: Mapping[str, Any]
     group_size: int = field(default=1)
+    processes: int = field(default=1)
     schema: int = field(default=SCHEMA)
 
     def write(self, folder: Path) -> None:
@@ -178,7 +182,8 @@ class Result:
             )
 
         names = {each.name for each in fields(cls)}
-        value = {"group_size": 1, **value}  # which versions without groups did not write
+        # which versions without groups, and without several processes, did not write
+        value = {"group_size": 1, "processes": 1, **value}
         lacking = sorted(names - value.keys() - set(COSTS))
         foreign = sorted(value.keys() - names)
         if lacking or foreign:
@@ -187,8 +192,26 @@ class Result:
                 f"{printable(', '.join(foreign)[:200]) or 'nothing'}: torn, or of another version"
             )
         _check(value)
-        metrics = {name: Metric(**meaning) for name, meaning in value["metrics"].items()}
-        return cls(**{**value, "metrics": metrics, "identity": todays(value["identity"])})
+        metrics = _once(value["metrics"], _metrics)
+        parts = {key: _once(value[key]) for key in ("config", "environment")}
+        return cls(**{**value, **parts, "metrics": metrics, "identity": todays(value["identity"])})
+
+
+_SEEN: dict[bytes, Any] = {}
+
+
+def _once(tree: dict, make: Callable[[dict], Any] = lambda tree: tree) -> Any:
+    """What is made of a json tree; the same for equal ones, of which ten thousand runs have many.
+    Nobody may change it.
+    """
+    key = marshal.dumps((make.__name__, tree), 2)  # 2: equal trees give equal bytes
+    if key not in _SEEN:
+        _SEEN[key] = make(tree)
+    return _SEEN[key]
+
+
+def _metrics(meanings: dict[str, dict]) -> dict[str, Metric]:
+    return {name: Metric(**meaning) for name, meaning in meanings.items()}
 
 
 def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:

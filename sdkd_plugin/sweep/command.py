@@ -16,6 +16,7 @@ from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.sweep.execute import (
     Outcomes,
     Tick,
+    can_share,
     command,
     run_local,
     run_on_ray,
@@ -38,8 +39,10 @@ class SweepOptions:
         jobs: runs at a time, on Ray as many as fit; each has the threads that `run_threads` says.
         executor: one of EXECUTORS.
         address: of a Ray cluster, see `execute.run_on_ray`.
-        lockstep: train students in groups, each on one pass of its teacher; on this machine alone.
+        lockstep: train students in groups, each on one pass of its teacher; on this machine alone,
+            one process a run.
         lockstep_size: how many runs at most in a group; 0: as many as the memory holds.
+        processes: of each run that several can train.
         plan_only: show the plan and stop.
         commands_only: print the unfinished runs' command lines, for another scheduler, and stop.
     """
@@ -51,6 +54,7 @@ class SweepOptions:
     address: str | None = None
     lockstep: bool = True
     lockstep_size: int = 0
+    processes: int = 1
     plan_only: bool = False
     commands_only: bool = False
 
@@ -65,19 +69,27 @@ def run_sweep(options: SweepOptions) -> None:
         raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
     if options.lockstep_size < 0:
         raise UserError(f"--lockstep-size is {options.lockstep_size}; allowed: 0 or more")
+    if options.processes < 1:
+        raise UserError(f"--processes is {options.processes}; allowed: 1 or more")
     if options.executor not in EXECUTORS:
         raise unknown("executor", options.executor, EXECUTORS, "--executor")
+    if options.executor != "local" and options.processes > 1:
+        raise UserError(
+            f"--processes is {options.processes}; allowed with --executor {options.executor}: 1"
+        )
 
     sweep = read_sweep(options.file, options.overrides)
     phases = [list(unfinished(sweep.teachers)), list(unfinished(sweep.students))]
     todo = [job for phase in phases for job in phase]
     if options.commands_only:
-        print_commands(phases)
+        print_commands(phases, options.processes)
         return
     hours = show_sweep_plan(sweep, todo, options.jobs)
     if options.plan_only or not todo:
         return
 
+    if options.processes > 1:
+        _say_processes(todo, options.processes)
     prefix = todo[0].config().LOG.PREFIX
     logs = Path(prefix, "sweeps", sweep.name)
     remaining = Remaining(hours, todo, options.jobs)
@@ -100,20 +112,27 @@ def _executor(
         if options.executor != "local":
             return run_on_ray(jobs, options.address, run_threads(), tick)
         # teachers have nothing in common but their batches
-        if options.lockstep and jobs is not teachers:
+        if options.lockstep and jobs is not teachers and options.processes == 1:
             return run_in_lockstep(jobs, options.jobs, options.lockstep_size, logs, tick)
-        return run_local(jobs, options.jobs, logs, tick)
+        return run_local(jobs, options.jobs, logs, tick, options.processes)
 
     return execute
 
 
-def print_commands(phases: list[list[Job]]) -> None:
+def _say_processes(todo: list[Job], processes: int) -> None:
+    """Says how the runs are trained, where that is by several processes each."""
+    whole = sorted({job.kind for job in todo if not can_share(job)})
+    alone = f", but one for those that need the whole batch: {', '.join(whole)}" if whole else ""
+    print(f"not in lockstep: each run by {processes} processes{alone}")
+
+
+def print_commands(phases: list[list[Job]], processes: int) -> None:
     """One shell line for each run that can start now: the missing teachers', or where there is none
     missing the students'.
     """
     teachers, students = phases
     for job in teachers or students:
-        print(shlex.join(command(job)))
+        print(shlex.join(command(job, processes)))
     if teachers:
         print(
             f"these are the teachers; ask again once they are trained, for the {len(students)} "

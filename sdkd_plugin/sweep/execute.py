@@ -17,6 +17,7 @@ import torch
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.plugins import import_plugins, requested_imports
+from sdkd_plugin.registry import METHODS
 from sdkd_plugin.runs.folder import BusyError
 from sdkd_plugin.sweep.jobs import Job, folder_of
 
@@ -38,18 +39,32 @@ def run_threads() -> int:
     return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
 
 
-def command(job: Job) -> list[str]:
-    """What runs one job in a process of its own; repeating it resumes."""
-    return command_of("train", "--cfg", str(job.cfg), "--resume", *job.overrides)
+def command(job: Job, processes: int = 1) -> list[str]:
+    """What runs one job in processes of its own; repeating it resumes.
+
+    Args:
+        processes: how many, for a method that several can train.
+    """
+    count = processes if can_share(job) else 1
+    return command_of("train", "--cfg", str(job.cfg), "--resume", *job.overrides, processes=count)
 
 
-def command_of(name: str, *words: str) -> list[str]:
-    """A command of this package for a process of its own, with this one's `--import`."""
+def can_share(job: Job) -> bool:
+    """Whether several processes can train this job."""
+    return not METHODS[job.config().DISTILLER.TYPE].build.needs_whole_batch
+
+
+def command_of(name: str, *words: str, processes: int = 1) -> list[str]:
+    """A command of this package for processes of its own, with this one's `--import`."""
     imports = [word for module in requested_imports() for word in ("--import", module)]
-    return [sys.executable, "-m", "sdkd_plugin", name, *imports, *words]
+    many = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    launch = many if processes > 1 else []
+    return [sys.executable, "-m", *launch, "sdkd_plugin", name, *imports, *words]
 
 
-def run_local(jobs: list[Job], workers: int, logs: Path, tick: Tick = lambda: None) -> Outcomes:
+def run_local(
+    jobs: list[Job], workers: int, logs: Path, tick: Tick = lambda: None, processes: int = 1
+) -> Outcomes:
     """Runs each job in a process of its own, `workers` at a time; GPUs are dealt out. What another
     process runs is left to it, and waited for at the end.
 
@@ -58,6 +73,7 @@ def run_local(jobs: list[Job], workers: int, logs: Path, tick: Tick = lambda: No
 
     Args:
         logs: folder for what the runs print, one file per job.
+        processes: of each run.
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting = deque(jobs)
@@ -81,7 +97,8 @@ def run_local(jobs: list[Job], workers: int, logs: Path, tick: Tick = lambda: No
                     look = time.monotonic() + BUSY
                 else:
                     slot = free.pop(0)
-                    running[start(command(found), slot, _log(found, logs))] = (found, slot)
+                    run = command(found, processes)
+                    running[start(run, slot, _log(found, logs), processes)] = (found, slot)
             tick()
             time.sleep(POLL)
     finally:
@@ -115,17 +132,20 @@ def _elsewhere(job: Job) -> bool:
         return False
 
 
-def start(run: list[str], slot: int, log: Path) -> subprocess.Popen:
+def start(run: list[str], slot: int, log: Path, processes: int = 1) -> subprocess.Popen:
     """Starts a command of this package that ends when this process does.
 
     Args:
         run: from `command_of`.
         slot: numbers those at a time from 0; GPUs are dealt out by it.
         log: where its output is appended.
+        processes: how many GPUs it gets, where there are any.
     """
     environment = dict(os.environ, OMP_NUM_THREADS=str(run_threads()))
-    if torch.cuda.device_count():
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    if gpus:
+        own = [(slot * processes + number) % gpus for number in range(processes)]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
     after = run.index("sdkd_plugin") + 2  # the command's name
     with open(log, "a") as file:
         return subprocess.Popen(
@@ -164,13 +184,17 @@ def _log(job: Job, logs: Path) -> Path:
 
 
 def error_of(code: int, log: Path) -> str | None:
-    """Why a process failed, in one line, by its exit code and what it printed last; None for 0."""
+    """Why a process failed, in one line, by its exit code and the error, or else what it printed
+    last; None for 0.
+    """
     if code == 0:
         return None
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL))
         lines = file.read().decode(errors="replace").strip().splitlines()
-    return f"exit code {code}: {lines[-1] if lines else 'no output'} (see {log})"
+    # a launcher of several processes says more after it
+    errors = [line for line in lines if line.startswith("error: ")]
+    return f"exit code {code}: {(errors or lines or ['no output'])[-1]} (see {log})"
 
 
 def run_on_ray(

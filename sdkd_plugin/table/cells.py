@@ -68,8 +68,9 @@ class TableCell:
 
     @property
     def alone(self) -> list[Run]:
-        """The finished runs that were trained alone, whose times and memory are their own."""
-        return [run for run in self.finished if run.record.group_size == 1]
+        """The finished runs that one process trained alone: times and memory are their own."""
+        one = (1, 1)
+        return [r for r in self.finished if (r.record.group_size, r.record.processes) == one]
 
     def mean_of(self, key: str) -> float | None:
         """Mean of a cost in the records of the runs that were trained alone; None if there is none,

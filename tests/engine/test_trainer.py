@@ -28,7 +28,8 @@ from sdkd_plugin.engine.build import build_distiller, build_teacher
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.recorder import best_row
 from sdkd_plugin.engine.run import train
-from sdkd_plugin.engine.trainer import Trainer, learning_rate
+from sdkd_plugin.engine.schedule import learning_rate
+from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import METHODS
@@ -230,7 +231,7 @@ def test_checkpoints_are_kept_every_so_many_epochs_and_best_is_the_bests(tmp_pat
     decreed = ((10.0, 50.0, 2.0, 1.0), (30.0, 60.0, 1.0, 1.0), (20.0, 70.0, 1.5, 1.0))
     scores = iter([dict(zip(names, values, strict=True)) for values in decreed])
     monkeypatch.setattr(
-        "sdkd_plugin.engine.trainer.evaluate", lambda predict, batches: next(scores)
+        "sdkd_plugin.engine.trainer.evaluate", lambda predict, batches, total: next(scores)
     )
     folder = train(tiny_config(tmp_path, {"LOG.SAVE_CHECKPOINT_FREQ": 2})).path
     kept = {
