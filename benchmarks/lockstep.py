@@ -9,6 +9,8 @@ itself, `together` the same steps in lockstep.
 """
 
 import argparse
+import contextlib
+import io
 import itertools
 import json
 import statistics
@@ -129,7 +131,8 @@ def main() -> None:
     for name, (methods, wanted) in GROUPS.items():
         with tempfile.TemporaryDirectory() as prefix:
             before = process.memory_info().rss
-            group = build(configs(methods, options, str(Path(prefix))), options)
+            with contextlib.redirect_stdout(io.StringIO()):  # what runs say of themselves
+                group = build(configs(methods, options, str(Path(prefix))), options)
             compare(name, wanted, group, options)
             grown = (process.memory_info().rss - before) / 2**20
             print(f"  memory: {group.memory / 2**20:.0f} MiB counted, {grown:.0f} MiB grown")

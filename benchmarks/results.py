@@ -32,7 +32,7 @@ PARTS = {
 
 
 def run(name: str, options: argparse.Namespace, threads: int) -> str:
-    """What a benchmark printed, without what its runs print."""
+    """What a benchmark printed."""
     words = [word for key in PARTS[name][1] for word in (f"--{key}", getattr(options, key))]
     done = subprocess.run(
         [sys.executable, HERE / f"{name}.py", *words],
@@ -48,8 +48,7 @@ def run(name: str, options: argparse.Namespace, threads: int) -> str:
 
 def shown(text: str) -> str:
     """The figures: tables as they are, anything else as code."""
-    said = ("/tmp/", "data: ", "note: ", "teacher resnet", "{")
-    lines = [line for line in text.splitlines() if line and not line.startswith(said)]
+    lines = [line for line in text.splitlines() if line and not line.startswith("{")]
     blocks: list[str] = []
     for line in lines:
         table = line.startswith("|")
