@@ -193,16 +193,17 @@ class Result:
             )
         _check(value)
         metrics = _once(value["metrics"], _metrics)
-        parts = {key: _once(value[key]) for key in ("config", "environment")}
-        return cls(**{**value, **parts, "metrics": metrics, "identity": todays(value["identity"])})
+        environment = _once(value["environment"], _environment)
+        shared = {"metrics": metrics, "environment": environment, "config": _once(value["config"])}
+        return cls(**{**value, **shared, "identity": todays(value["identity"])})
 
 
 _SEEN: dict[bytes, Any] = {}
 
 
 def _once(tree: dict, make: Callable[[dict], Any] = lambda tree: tree) -> Any:
-    """What is made of a json tree; the same for equal ones, of which ten thousand runs have many.
-    Nobody may change it.
+    """What is made of a json tree; the same for equal ones, of which ten thousand runs have many,
+    so that they are checked, and held in memory, once. Nobody may change it.
     """
     key = marshal.dumps((make.__name__, tree), 2)  # 2: equal trees give equal bytes
     if key not in _SEEN:
@@ -211,7 +212,14 @@ def _once(tree: dict, make: Callable[[dict], Any] = lambda tree: tree) -> Any:
 
 
 def _metrics(meanings: dict[str, dict]) -> dict[str, Metric]:
+    for name, meaning in meanings.items():
+        _check_metric(name, meaning)
     return {name: Metric(**meaning) for name, meaning in meanings.items()}
+
+
+def _environment(tree: dict[str, Any]) -> dict[str, Any]:
+    check_environment(tree)
+    return tree
 
 
 def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
@@ -230,10 +238,8 @@ def _check(value: dict[str, Any]) -> None:
             raise UserError(f"{FILE} has no {key}")
     for key, (test, what) in FIELDS.items():
         require(test, what, f"{key} in {FILE}", value.get(key))
-    check_environment(value["environment"])
-
-    for name, meaning in value["metrics"].items():
-        _check_metric(name, meaning)
+    _once(value["environment"], _environment)
+    _once(value["metrics"], _metrics)
     if HEADLINE not in value["metrics"]:
         raise UserError(f"{FILE} has no metric {HEADLINE}")
     for name in ("last", "best"):

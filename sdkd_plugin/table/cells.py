@@ -21,6 +21,8 @@ from sdkd_plugin.table.statistics import Summary, summarize
 
 Cells = dict[tuple[str, int], "TableCell"]  # by row, and position of the column
 
+FAULTS = 5  # unusable folders that an error names
+
 
 @dataclass
 class TableCell:
@@ -152,8 +154,9 @@ def compare_runs(
             that no run has.
     """
     if not runs:
-        faults = "; ".join(f"{bad.path}: {bad.reason}" for bad in rejected)
-        raise UserError(f"no run can be used; {faults}")
+        faults = "; ".join(f"{bad.path}: {bad.reason}" for bad in rejected[:FAULTS])
+        more = f"; and {len(rejected) - FAULTS} more" if len(rejected) > FAULTS else ""
+        raise UserError(f"no run can be used; {faults}{more}")
     settings = {key for run in runs for key in run.recipe}
     for key in split:
         if key not in settings:

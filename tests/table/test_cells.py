@@ -81,6 +81,12 @@ def test_no_usable_run_tells_why():
         compare_runs([], [Rejected(Path("bad"), "torn")])
 
 
+def test_many_unusable_folders_are_counted():
+    rejected = [Rejected(Path(f"bad{number}"), "torn") for number in range(2000)]
+    with pytest.raises(UserError, match="bad4: torn; and 1995 more$"):
+        compare_runs([], rejected)
+
+
 def test_costs_are_those_of_runs_alone():
     """KD's seed 1 was trained with seven others, DKD's only run, too."""
 
