@@ -45,7 +45,7 @@ def command(job: Job, processes: int = 1) -> list[str]:
     Args:
         processes: how many, for a method that several can train.
     """
-    count = processes if can_share(job) else 1
+    count = processes if processes > 1 and can_share(job) else 1
     return command_of("train", "--cfg", str(job.cfg), "--resume", *job.overrides, processes=count)
 
 

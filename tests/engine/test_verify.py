@@ -91,9 +91,9 @@ def test_another_loss_is_told_with_its_step(folder, capsys, monkeypatch):
 def test_one_bit_of_one_weight_is_told(folder, capsys, monkeypatch):
     step = Trainer.step
 
-    def nudged(self, batch, epoch, number, *arguments):
-        done = step(self, batch, epoch, number, *arguments)
-        if number == 2:
+    def nudged(self, running, batch):
+        done = step(self, running, batch)
+        if running.steps == 2:
             bias = self.method.student.fc.bias.data
             bias[0] = torch.nextafter(bias[0], torch.tensor(1e9))
         return done
