@@ -44,18 +44,17 @@ def warnings_in_one_line() -> Iterator[None]:
 
 
 def _run_command(options: argparse.Namespace) -> int:
-    rank = os.environ.get("RANK", "0")  # of several processes, see `engine.ranks`
+    follower = _follower(options)
     try:
         _check_place()
         import_plugins(options.imports)
         with ExitStack() as stack:
-            if rank != "0":  # the first speaks for all
+            if follower:  # the first speaks for all
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(redirect_stdout(nowhere))
             return COMMANDS[options.command](options) or 0
     except (UserError, OSError) as error:
-        where = "" if rank == "0" else f"process {printable(rank)}: "
-        print(f"{where}error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"{follower}error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         # after SIGHUP there may be no terminal left to say it on
@@ -63,6 +62,17 @@ def _run_command(options: argparse.Namespace) -> int:
             how = GO_ON.get(options.command, "")
             print(f"interrupted by {signal_of(error).name}{how}", file=sys.stderr)
         return exit_code(error)
+
+
+def _follower(options: argparse.Namespace) -> str:
+    """What stands before the errors of one of several processes that train a run together, see
+    `engine.ranks`; "" for the first, and for a process alone.
+
+    The variables are torchrun's. Other launchers leave a RANK behind, which means nothing here.
+    """
+    rank = os.environ.get("RANK", "0")
+    together = options.command == "train" and os.environ.get("WORLD_SIZE", "1") != "1"
+    return f"process {printable(rank)}: " if together and rank != "0" else ""
 
 
 def _check_place() -> None:

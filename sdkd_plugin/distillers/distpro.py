@@ -1,5 +1,4 @@
-"""DistPro-style: how much each teacher-student pathway counts at each moment is searched, then
-replayed.
+"""DistPro-style: how much each pathway counts at each moment is searched, then replayed.
 
 Source: Deng et al., ECCV 2022. The paper's record-and-replay is not public; ours is a
 reconstruction, and the card lists what is not known.

@@ -29,22 +29,23 @@ class FiniteWatch:
         self._names: list[str] = []
         self._terms = torch.zeros(0, device=device)  # [T] of that step
 
-    def note(self, step: int, losses: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> None:
-        """Takes in a step before it is taken: scalar losses, whose sum must be finite, and terms
-        that are only named with them.
+    def note(self, step: int, loss: Tensor, terms: Mapping[str, Tensor]) -> None:
+        """Takes in a step before it changes a weight.
 
+        Args:
+            step: from 1, in the epoch.
+            loss: scalar, detached; it must be finite.
+            terms: scalars, detached: its parts, and what is only named with them.
         Raises:
             UserError: see `look`, at every step that is due.
         """
-        both = {**losses, **terms}
-        if list(both) != self._names:
+        if list(terms) != self._names:
             self.look()
-            self._names = list(both)
-            self._terms = self._terms.new_zeros(len(both))
+            self._names = list(terms)
+            self._terms = self._terms.new_zeros(len(terms))
 
-        total = sum(loss.detach() for loss in losses.values())
-        first = (self._step == 0) & ~torch.isfinite(torch.as_tensor(total))
-        values = torch.stack([value.detach().float() for value in both.values()])  # [T]
+        first = (self._step == 0) & ~torch.isfinite(loss)
+        values = torch.stack([value.float() for value in terms.values()])  # [T]
         self._terms = torch.where(first, values, self._terms)
         self._step = torch.where(first, step, self._step)
         if step % self._every == 0:

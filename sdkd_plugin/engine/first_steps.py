@@ -33,8 +33,8 @@ def read_first_steps(folder: Path) -> list[StepRecord]:
     record = read_object(folder / FIRST_STEPS)
     if record is None:
         raise UserError(
-            f"{folder} has no {FIRST_STEPS}: it was begun by a version before 0.2.0, or has not "
-            "ended its first epoch"
+            f"{folder} has no {FIRST_STEPS}: it was begun by a version before 0.2.0 or by several "
+            "processes, or has not ended its first epoch"
         )
     steps = record.get("steps")
     if not isinstance(steps, list) or not steps or not all(map(_is_record, steps)):

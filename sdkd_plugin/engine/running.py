@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sdkd_plugin.data.batches import Batch
-from sdkd_plugin.distillers.base import Phase
+from sdkd_plugin.distillers.base import Phase, add_up
 from sdkd_plugin.engine.evaluate import correct_within
 from sdkd_plugin.engine.finite import FiniteWatch
 from sdkd_plugin.engine.first_steps import StepRecord
@@ -66,12 +66,13 @@ class RunningEpoch:
         correct = correct_within(logits.detach(), batch.target, 1)
         if self._ranks.size > 1:
             values, correct = self._of_all(batch, values, correct)
+        loss = add_up(values[name] for name in losses)
         self.steps += 1
-        self.finite.note(self.steps, {name: values[name] for name in losses}, values)
+        self.finite.note(self.steps, loss, values)
 
         n = batch.count
         self.images += n
-        self._totals["train_loss"] += n * sum(values[name] for name in losses)
+        self._totals["train_loss"] += n * loss
         self._totals["train_top1"] += 100 * correct
         for name, value in values.items():
             self._totals[name] += n * value

@@ -16,7 +16,7 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.batches import Batch, EvalBatches, TrainBatches
 from sdkd_plugin.data.dataset import Dataset, hold_out
-from sdkd_plugin.distillers.base import Distiller, Phase
+from sdkd_plugin.distillers.base import Distiller, Phase, add_up
 from sdkd_plugin.engine.deploy import pack, pack_network
 from sdkd_plugin.engine.evaluate import evaluate
 from sdkd_plugin.engine.first_steps import FIRST, record_step
@@ -226,7 +226,7 @@ class Trainer:
             ) from error
 
         running.add(batch, logits, losses, self.method.terms)
-        loss = sum(losses.values())
+        loss = add_up(losses.values())
         if self.ranks.size > 1:  # means over this share become parts of the mean over the batch
             loss = loss * (len(batch.target) / batch.count)
         self.accelerator.backward(loss)

@@ -191,17 +191,20 @@ class Result:
                 f"{FILE} lacks {', '.join(lacking) or 'nothing'} and has the unknown "
                 f"{printable(', '.join(foreign)[:200]) or 'nothing'}: torn, or of another version"
             )
-        _check(value)
-        metrics = _once(value["metrics"], _metrics)
-        environment = _once(value["environment"], _environment)
-        shared = {"metrics": metrics, "environment": environment, "config": _once(value["config"])}
+        _check_fields(value)
+        shared = {
+            "metrics": _once(value["metrics"], _metrics),
+            "environment": _once(value["environment"], _environment),
+            "config": _once(value["config"], dict),
+        }
+        _check_all_scores(value)
         return cls(**{**value, **shared, "identity": todays(value["identity"])})
 
 
 _SEEN: dict[bytes, Any] = {}
 
 
-def _once(tree: dict, make: Callable[[dict], Any] = lambda tree: tree) -> Any:
+def _once(tree: dict, make: Callable[[dict], Any]) -> Any:
     """What is made of a json tree; the same for equal ones, of which ten thousand runs have many,
     so that they are checked, and held in memory, once. Nobody may change it.
     """
@@ -231,15 +234,17 @@ def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "best": best, "best_epoch": epoch, "metrics": metrics, "schema": SCHEMA}
 
 
-def _check(value: dict[str, Any]) -> None:
+def _check_fields(value: dict[str, Any]) -> None:
     """Raises UserError, naming the field, for a record that nobody's run can have written."""
     for key in ("config", "identity", "environment", "metrics"):
         if not isinstance(value[key], dict):
             raise UserError(f"{FILE} has no {key}")
     for key, (test, what) in FIELDS.items():
         require(test, what, f"{key} in {FILE}", value.get(key))
-    _once(value["environment"], _environment)
-    _once(value["metrics"], _metrics)
+
+
+def _check_all_scores(value: dict[str, Any]) -> None:
+    """Raises UserError, naming the score, where one is none of its metric."""
     if HEADLINE not in value["metrics"]:
         raise UserError(f"{FILE} has no metric {HEADLINE}")
     for name in ("last", "best"):

@@ -205,6 +205,17 @@ def test_z_is_set_by_the_first_batch_for_good_and_saved():
     assert {"memory_s", "memory_t", "log_z_s", "log_z_t"} <= set(distiller.state_dict())
 
 
+def test_z_is_set_anew_after_a_fresh_state_was_loaded():
+    distiller = build()
+    fresh = {name: value.clone() for name, value in distiller.state_dict().items()}
+    step(distiller, seed=0)
+    first = distiller.log_z_s.item()
+    distiller.load_state_dict(fresh)
+    assert distiller.log_z_s.isinf()
+    step(distiller, seed=0)
+    assert distiller.log_z_s.item() == first
+
+
 def test_both_embeddings_fit_the_networks_whatever_the_config_says():
     distiller = build(
         "CRD.FEAT.STUDENT_DIM", "3", "CRD.FEAT.TEACHER_DIM", "4", "CRD.FEAT.DIM", "32"

@@ -10,7 +10,6 @@ from support.tiny import (
     method_overrides,
     metrics,
     result,
-    save_teacher,
     tiny_config,
 )
 
@@ -21,11 +20,6 @@ from sdkd_plugin.engine.run import train
 from sdkd_plugin.engine.shared import OncePerBatch
 from sdkd_plugin.models import build_model
 from sdkd_plugin.runs.folder import BusyError
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
-    return save_teacher(tmp_path_factory.mktemp("teacher") / "ckpt.pth")
 
 
 def configs(folder: Path, teacher: Path, cases=CASES, **overrides) -> list:

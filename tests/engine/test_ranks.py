@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.tiny import metrics, result, save_teacher, tiny_yaml, train_until_killed
 
+from sdkd_plugin.__main__ import main
 from sdkd_plugin.config import load_config
 from sdkd_plugin.data.batches import TrainBatches
 from sdkd_plugin.data.dataset import load_dataset
@@ -156,6 +157,19 @@ def test_what_fails_in_one_is_told_by_all(yaml_of):
 def test_a_dry_run_is_for_one_process(yaml_of):
     for code, _, error in together(*train_words(yaml_of("KD"), "--dry-run")):
         assert code == 2 and "started as 2 processes; only `train` without --dry-run" in error
+
+
+@pytest.mark.parametrize(
+    ("size", "command", "who"),
+    [("2", "train", "process 1: "), ("2", "table", ""), ("1", "train", "")],
+)
+def test_only_a_process_of_several_that_train_is_silent(size, command, who, monkeypatch, capsys):
+    """A RANK that some launcher left behind must not swallow what a command prints."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", size)
+    words = {"train": ["--cfg", "nix.yaml"], "table": ["nix"]}[command]
+    assert main([command, *words]) == 2
+    assert capsys.readouterr().err.startswith(f"{who}error: ")
 
 
 def test_one_process_exchanges_nothing(tmp_path):

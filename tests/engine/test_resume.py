@@ -20,7 +20,6 @@ from support.tiny import (
     method_overrides,
     metrics,
     read,
-    save_teacher,
     tiny_config,
     tiny_yaml,
     train_until_killed,
@@ -31,11 +30,6 @@ from sdkd_plugin.__main__ import main
 from sdkd_plugin.engine.run import train
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
-    return save_teacher(tmp_path_factory.mktemp("teacher") / "ckpt.pth")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import CASES
 from support.faults import raising
-from support.tiny import contents, method_overrides, save_teacher, tiny_config
+from support.tiny import contents, method_overrides, tiny_config
 from support.tiny import train_until_killed as train_until
 
 from sdkd_plugin.__main__ import main
@@ -19,11 +19,6 @@ from sdkd_plugin.engine.trainer import Trainer
 
 # plain; negatives; a phase before; a split held out; a teacher that learns along
 SHAPES = ("KD", "CRD", "FT", "DISTPRO", "DML")
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
-    return save_teacher(tmp_path_factory.mktemp("teacher") / "ckpt.pth")
 
 
 @pytest.fixture(scope="module")

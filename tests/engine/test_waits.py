@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES, Case
-from support.tiny import method_overrides, save_teacher, tiny_config
+from support.tiny import method_overrides, tiny_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdkd_plugin.data.dataset import load_dataset
@@ -47,11 +47,6 @@ class Waits(TorchDispatchMode):
             calls = [c for c in traceback.extract_stack() if "/sdkd_plugin/" in c.filename]
             self.found[f"{name} at {calls[-1].filename}:{calls[-1].lineno}" if calls else name] += 1
         return func(*args, **(kwargs or {}))
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    return save_teacher(tmp_path_factory.mktemp("teacher") / "teacher.pth")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -149,6 +149,7 @@ def tally(record_property, request):
     yield counted
     record_property("fuzz", f"{request.node.name}: {counted}")
     assert counted.ends["refused"], "not one input was bad: the fuzzing tries nothing"
+    assert counted.ends["read"], "not one input was read: the fuzzing only hits the front door"
 
 
 def write_yaml(path: Path, tree: Any) -> None:
@@ -159,24 +160,8 @@ def write_yaml(path: Path, tree: Any) -> None:
 @pytest.mark.slow
 def test_config_files(tmp_path, tally):
     path = tmp_path / "config.yaml"
-    write_yaml(path, CONFIG)
-    load_config(path)
-    whole = path.read_bytes()
-
-    @tier(1200)
-    @given(st.floats(0, 1, exclude_max=True), trees)
-    def values(where: float, value: Any) -> None:
-        write_yaml(path, changed(CONFIG, where, value))
-        tally.read(lambda: load_config(path))
-
-    @tier(1200)
-    @given(edits)
-    def bytes_(todo: list) -> None:
-        path.write_bytes(damaged(whole, todo))
-        tally.read(lambda: load_config(path))
-
-    values()
-    bytes_()
+    fuzz_yaml(path, CONFIG, lambda: load_config(path), tally, inputs=1200)
+    assert tally.ends.total() >= 2400
 
 
 @pytest.mark.slow
@@ -184,21 +169,27 @@ def test_sweep_files(tmp_path, tally, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": build_model("resnet56", 100).state_dict()}, "teacher.pth")
     path = Path("sweep.yaml")
-    write_yaml(path, SWEEP)
-    read_sweep(path)
+    fuzz_yaml(path, SWEEP, lambda: read_sweep(path), tally, inputs=400)
+    assert tally.ends.total() >= 800
+
+
+def fuzz_yaml(path: Path, tree: Any, read: Callable[[], object], tally: Tally, inputs: int) -> None:
+    """Reads a good file, then so many with a strange value, then so many with damaged bytes."""
+    write_yaml(path, tree)
+    read()
     whole = path.read_bytes()
 
-    @tier(400)
+    @tier(inputs)
     @given(st.floats(0, 1, exclude_max=True), trees)
     def values(where: float, value: Any) -> None:
-        write_yaml(path, changed(SWEEP, where, value))
-        tally.read(lambda: read_sweep(path))
+        write_yaml(path, changed(tree, where, value))
+        tally.read(read)
 
-    @tier(400)
+    @tier(inputs)
     @given(edits)
     def bytes_(todo: list) -> None:
         path.write_bytes(damaged(whole, todo))
-        tally.read(lambda: read_sweep(path))
+        tally.read(read)
 
     values()
     bytes_()
@@ -235,6 +226,7 @@ def test_npz_files(tmp_path, tally):
 
     bytes_()
     arrays()
+    assert tally.ends.total() >= 1300
 
 
 @pytest.mark.slow

@@ -160,6 +160,20 @@ def test_a_runs_threads_do_not_depend_on_how_many_run(said, threads, workers, pl
     assert [error for _, error in outcomes] == [None, None] and started == [threads] * 2
 
 
+@pytest.mark.parametrize(
+    ("processes", "slot", "gpus"), [(1, 0, "0"), (1, 5, "1"), (2, 0, "0,1"), (2, 1, "2,3")]
+)
+def test_gpus_are_dealt_out_as_many_as_a_run_has_processes(
+    processes, slot, gpus, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(execute.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(execute.subprocess, "Popen", lambda run, env, **more: seen.append(env))
+    run = execute.command_of("train", processes=processes)
+    execute.start(run, slot, tmp_path / "log", processes)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in seen] == [gpus]
+
+
 def test_a_log_is_named_by_its_label_as_far_as_that_names_a_file():
     logs = Path("logs")
     (plain, *others) = jobs("kd/res56_res20 seed 0", "a:b", "a;b", "x" * 200, "../ä|")
