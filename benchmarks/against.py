@@ -20,7 +20,6 @@ import json
 import os
 import pickle
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import command_line, say_environment, settled, spread
 from torch import nn
 
 from sdkd_plugin.config import configs_folder, load_config
@@ -41,8 +41,6 @@ from sdkd_plugin.engine.build import build_distiller
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import evaluate
 from sdkd_plugin.engine.trainer import Trainer
-from sdkd_plugin.models import build_model
-from sdkd_plugin.runs.environment import describe_environment
 
 METHODS = ("vanilla", "kd", "dkd", "crd")  # of both
 OURS = ("sdkd", "dml")  # against our own KD
@@ -67,20 +65,6 @@ def file_of(method: str, pair: str) -> Path:
     return folder / method / f"{student}.yaml"
 
 
-def settled(name: str, image: torch.Tensor) -> nn.Module:
-    """A fresh network whose norms know the images, so that no loss overflows."""
-    network = build_model(name, 100)
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None  # running statistics become plain means
-        norm.reset_running_stats()
-    with torch.no_grad():
-        network.train()(image)
-    for norm in norms:
-        norm.momentum = 0.1
-    return network
-
-
 def timed(steps: Iterator[Any], count: int) -> float:
     """Seconds of `count` steps after the warm ones."""
     for _ in range(WARM_STEPS):
@@ -97,7 +81,9 @@ def here(method: str, pair: str, data: str, count: int) -> Speed:
     cfg = load_config(file_of(method, pair), words)
     dataset = load_dataset(cfg)
     sample = next(iter(EvalBatches(dataset, cfg, "cpu")))[0]
-    teacher = None if method == "vanilla" else settled(cfg.DISTILLER.TEACHER, sample)
+    teacher = (
+        None if method == "vanilla" else settled(cfg.DISTILLER.TEACHER, dataset.num_classes, sample)
+    )
     trainer = Trainer(cfg, build_distiller(cfg, dataset, teacher), dataset, make_accelerator(cfg))
     trainer.reach(trainer.schedule[-1][0])
     running = trainer.begin(1)
@@ -149,8 +135,9 @@ def there(method: str, pair: str, count: int) -> Speed:
     arguments: list[Any] = [student]
     if method != "vanilla":
         teacher = cifar_model_dict[cfg.DISTILLER.TEACHER][0](num_classes=num_classes)
-        state = settled(cfg.DISTILLER.TEACHER, next(iter(val_loader))[0]).state_dict()
-        teacher.load_state_dict(state)
+        image = next(iter(val_loader))[0]
+        known = settled(cfg.DISTILLER.TEACHER, num_classes, image)
+        teacher.load_state_dict(known.state_dict())
         arguments += [teacher, cfg, *([num_data] if method == "crd" else [])]
     distiller = nn.DataParallel(distiller_dict[cfg.DISTILLER.TYPE](*arguments))
     trainer = trainer_dict[cfg.SOLVER.TRAINER]("speed", distiller, train_loader, val_loader, cfg)
@@ -207,11 +194,6 @@ def copy_checkout(options: argparse.Namespace, work: Path) -> None:
     write_cifar(options.data, work / "data" / "cifar-100-python")
 
 
-def spread(values: list[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each method and pair: images/s of both sides, by round."""
     with tempfile.TemporaryDirectory() as name:
@@ -256,13 +238,9 @@ def told(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, rounds=3, steps=30)
     parser.add_argument("--mdistiller", required=True, help="a checkout of commit a08d46f")
     parser.add_argument("--data", required=True, help="CIFAR-100 as npz")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--pairs", nargs="+", default=PAIRS)
     parser.add_argument("--one", choices=["here", "there"], help=argparse.SUPPRESS)
@@ -280,7 +258,7 @@ def main() -> None:
             speed = there(method, pair, options.steps)
         print(json.dumps(vars(speed)))
         return
-    print(json.dumps(describe_environment(torch.device("cpu"))))
+    say_environment()
     print("\n".join(told(measure(options))))
 
 

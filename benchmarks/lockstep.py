@@ -12,20 +12,17 @@ import argparse
 import contextlib
 import io
 import itertools
-import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
-import torch
+from measuring import add_real_inputs, command_line, say_environment, spread
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.engine.group import Group, Member
-from sdkd_plugin.runs.environment import describe_environment
 from sdkd_plugin.runs.folder import RunFolder
 
 WARM_STEPS = 2
@@ -104,10 +101,7 @@ def compare(name: str, wanted: float, group: Group, options: argparse.Namespace)
         rows.append((together(group, options.steps), all_alone(group, options.steps)))
     ratios = [one / other for one, other in rows]
     size = len(group.members)
-    print(
-        f"{name} ({size} runs): together / alone {statistics.median(ratios):.3f} "
-        f"({min(ratios):.3f} to {max(ratios):.3f}), wanted: at most {wanted}"
-    )
+    print(f"{name} ({size} runs): together / alone {spread(ratios, 3)}, wanted: at most {wanted}")
     step = 1000 / options.steps
     print(
         "  ms a step, all runs: " + ", ".join(f"{a * step:.0f} / {b * step:.0f}" for a, b in rows)
@@ -116,17 +110,11 @@ def compare(name: str, wanted: float, group: Group, options: argparse.Namespace)
 
 def main() -> None:
     """Prints ratio and memory of each group."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True, help="CIFAR-100 as npz")
-    parser.add_argument("--teacher", required=True, help="a trained resnet56")
-    parser.add_argument("--size", type=int, default=32, help="image height and width")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=10)
+    parser = command_line(__doc__, rounds=3, steps=10)
+    add_real_inputs(parser)
     options = parser.parse_args()
 
-    print(json.dumps(describe_environment(torch.device("cpu"))))
+    say_environment()
     process = psutil.Process()
     for name, (methods, wanted) in GROUPS.items():
         with tempfile.TemporaryDirectory() as prefix:

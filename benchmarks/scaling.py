@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from measuring import command_line, say_environment, settled
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdkd_plugin.config import configs_folder, load_config
@@ -26,8 +27,6 @@ from sdkd_plugin.engine.build import build_distiller
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.trainer import Trainer
-from sdkd_plugin.models import build_model
-from sdkd_plugin.runs.environment import describe_environment
 
 WARM_STEPS = 2
 USUAL = {"method": "kd", "batch": 64, "size": 32, "classes": 100, "images": 50_000}
@@ -55,12 +54,8 @@ def build(method: str, batch: int, size: int, classes: int, images: int) -> Trai
     words = ["SOLVER.BATCH_SIZE", str(batch), "SOLVER.LR", "0.0001"]
     cfg = load_config(configs_folder() / "cifar100" / f"{name}.yaml", words)
     dataset = random_images(images, size, classes)
-    teacher = None if method == "vanilla" else build_model("resnet56", classes)
-    if teacher is not None:
-        for norm in [each for each in teacher.modules() if isinstance(each, nn.BatchNorm2d)]:
-            norm.momentum = None
-        with torch.no_grad():
-            teacher.train()(torch.randn(32, 3, size, size))
+    image = torch.randn(32, 3, size, size)
+    teacher = None if method == "vanilla" else settled("resnet56", classes, image)
     trainer = Trainer(cfg, build_distiller(cfg, dataset, teacher), dataset, make_accelerator(cfg))
     trainer.reach(trainer.schedule[-1][0])
     return trainer
@@ -174,17 +169,13 @@ def told(options: argparse.Namespace) -> Iterator[str]:
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8)
+    parser = command_line(__doc__, rounds=3, steps=8)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(json.loads(options.one), options.steps)))
         return
-    print(json.dumps(describe_environment(torch.device("cpu"))))
+    say_environment()
     for line in told(options):
         print(line, flush=True)
 

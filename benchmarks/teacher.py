@@ -12,13 +12,13 @@ for `compile`.
 import argparse
 import copy
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from measuring import add_real_inputs, command_line, say_environment, spread
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -28,7 +28,6 @@ from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.engine.build import build_distiller, build_teacher
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.trainer import Trainer
-from sdkd_plugin.runs.environment import describe_environment
 
 WARM_STEPS = 3
 Forward = Callable[[Tensor], Any]
@@ -155,14 +154,8 @@ def timed(trainer: Trainer, steps: int) -> float:
 
 def main() -> None:
     """Prints for each backend: the step's time over eager's, the pass's, and the distances."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True, help="CIFAR-100 as npz")
-    parser.add_argument("--teacher", required=True, help="a trained resnet56")
-    parser.add_argument("--size", type=int, default=32, help="image height and width")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20)
+    parser = command_line(__doc__, rounds=5, steps=20)
+    add_real_inputs(parser)
     parser.add_argument("--backends", nargs="*", default=list(BACKENDS), choices=list(BACKENDS))
     options = parser.parse_args()
 
@@ -193,7 +186,7 @@ def main() -> None:
                 steps[name].append(seconds / options.steps)
                 passes[name].append((time.perf_counter() - began) / options.steps)
 
-    print(json.dumps(describe_environment(torch.device("cpu"))))
+    say_environment()
     for name in forwards:
         told = []
         for label, times in (("step", steps), ("pass", passes)):
@@ -201,7 +194,7 @@ def main() -> None:
             ratios = [one / other for one, other in pairs]
             told.append(
                 f"{label} {1000 * statistics.median(times[name]):6.1f} ms, eager / it "
-                f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+                f"{spread(ratios, 3)}"
             )
         print(
             f"{name:12} {'; '.join(told)}; from float64: logits {far[name][0]:.1e}, "

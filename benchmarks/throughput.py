@@ -11,7 +11,6 @@ images are random, which costs the same.
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -20,10 +19,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import command_line, say_environment, settled, spread
 from PIL import Image
-from torch import nn
 from torchvision import transforms
-from yacs.config import CfgNode
 
 from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.data.batches import TrainBatches
@@ -34,7 +32,6 @@ from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
-from sdkd_plugin.runs.environment import describe_environment
 
 TEACHER, STUDENT, BATCH, WARM_STEPS = "resnet56", "resnet20", 64, 5
 # with an untrained teacher some losses are too large for the real one
@@ -100,30 +97,15 @@ def plain_steps(dataset: Dataset) -> Iterator[None]:
         yield
 
 
-def build_teacher(dataset: Dataset, cfg: CfgNode) -> nn.Module:
-    """A fresh teacher whose norms know the images: else its maps are thousands large, and many a
-    loss overflows.
-    """
-    teacher = build_model(TEACHER, 100)
-    norms = [module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None  # running statistics become plain means
-        norm.reset_running_stats()
-    image = next(TrainBatches(dataset, cfg, "cpu").epoch(1)).image
-    with torch.no_grad():
-        teacher.train()(image)
-    for norm in norms:
-        norm.momentum = 0.1
-    return teacher
-
-
 def package_steps(method: str, dataset: Dataset) -> Iterator[None]:
     """The package's own loop, step by step, with the settings of configs/cifar100/."""
     name = f"vanilla/{STUDENT}" if method == "NONE" else f"{method.lower()}/res56_res20"
     cfg = load_config(
         configs_folder() / "cifar100" / f"{name}.yaml", ["SOLVER.BATCH_SIZE", str(BATCH), *CALM]
     )
-    distiller = build_distiller(cfg, dataset, build_teacher(dataset, cfg))
+    image = next(TrainBatches(dataset, cfg, "cpu").epoch(1)).image
+    teacher = settled(TEACHER, dataset.num_classes, image)
+    distiller = build_distiller(cfg, dataset, teacher)
     trainer = Trainer(cfg, distiller, dataset, make_accelerator(cfg))
     phase = trainer.method.phases(trainer.cfg)[-1]
     trainer.enter(phase, begin=True)
@@ -149,20 +131,11 @@ def measure(variant: str, steps: int, path: str | None) -> dict[str, float]:
     }
 
 
-def spread(values: list[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):8.2f}  ({min(values):.2f} to {max(values):.2f})"
-
-
 def main() -> None:
     """Times every variant in turn, `rounds` times, and prints figures and ratios with their
     spread.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40)
+    parser = command_line(__doc__, rounds=3, steps=40)
     parser.add_argument("--data", help="npz file with x_train and y_train")
     parser.add_argument("--methods", nargs="+", default=[], help="time these against KD")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -179,7 +152,7 @@ def main() -> None:
             command += ["--data", options.data] if options.data else []
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             figures[variant].append(json.loads(done.stdout.splitlines()[-1]))
-    print(json.dumps(describe_environment(torch.device("cpu"))))
+    say_environment()
     for variant in variants:
         speed, memory = (
             [row[key] for row in figures[variant]] for key in ("images_per_second", "peak_mib")
