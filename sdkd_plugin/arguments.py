@@ -1,9 +1,12 @@
 """What the command line takes; it imports nothing heavy, so that --help answers at once."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sdkd_plugin import __version__
+from sdkd_plugin.printable import printable
 
 EPILOG = (
     "DATASET.TYPE: cifar100 | npz | imagefolder | digits. All keys: sdkd_plugin/defaults.py; a "
@@ -11,8 +14,16 @@ EPILOG = (
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every error of this package is told, and exits 2."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {printable(message)}; see: {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The namespace of a command line; exits 2, as argparse does, where it is none.
+    """The namespace of a command line; exits 2, after one line, where it is none.
 
     A sweep's overrides may stand anywhere after the file, which argparse takes only in one piece.
     """
@@ -25,11 +36,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Every command with its options; the namespace says as `command` which one was given, and as
     `imports` what `--import` named.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sdkd_plugin", description="Knowledge distillation on CIFAR-100, reproducibly."
     )
     parser.add_argument("--version", action="version", version=__version__)

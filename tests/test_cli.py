@@ -4,6 +4,7 @@ And nothing is lost.
 """
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -218,10 +219,12 @@ def test_the_malicious_file_would_have_run(place, monkeypatch):
         ["eval", "-bs", "x"],
     ],
 )
-def test_a_mistyped_command_shows_the_usage(command, capsys):
+def test_a_mistyped_command_is_told_in_one_line_with_where_to_look(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main(command)
-    assert caught.value.code == 2 and "usage: " in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2
+    assert re.fullmatch(r"error: .+; see: sdkd_plugin( train| eval)? --help", line)
 
 
 def test_version_and_help(capsys):
