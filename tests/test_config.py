@@ -3,46 +3,29 @@ here what they mean there.
 """
 
 import importlib
-import json
-import math
 import os
 import sys
 import types
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.configs import value, yaml_file
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import (
-    active_config,
     check_config,
     default_config,
-    epoch_keys,
     load_config,
-    scale_epochs,
-    scaled_config,
 )
 from sdkd_plugin.defaults import DEFAULTS
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import METHODS
-from sdkd_plugin.renames import current_names, first_names
 from sdkd_plugin.settings import flatten
 
 ALL = [entry.name for entry in METHODS]
-
-
-def value(key: str, *overrides: str, path: Path | None = None) -> object:
-    return dict(flatten(load_config(path, overrides)))[key]
-
-
-def yaml_file(folder: Path, text: str) -> Path:
-    path = folder / "some.yaml"
-    path.write_text(text)
-    return path
 
 
 def test_override_beats_yaml_beats_default(tmp_path):
@@ -217,83 +200,6 @@ def test_infinity_is_out_of_every_range():
         load_config(None, ["SOLVER.LR", "1e999"])
 
 
-# what these keys were called in run folders, yaml files and command lines up to 0.1.0
-FIRST_NAMES = {
-    "AB.TEMPERATURE": "AB.TAU",
-    "FSP.TEMPERATURE": "FSP.TAU",
-    "FITNET.TEMPERATURE": "FITNET.TAU",
-    "DML.T": "DML.TAU",
-    "SRRL.T": "SRRL.TAU",
-    "SEMCKD.T": "SEMCKD.TAU",
-    "NORM.T": "NORM.TAU",
-    "SOTEACHER.KD.T": "SOTEACHER.KD.TAU",
-}
-
-
-@pytest.mark.parametrize("first, today", FIRST_NAMES.items())
-def test_the_first_name_of_a_key_sets_it_in_a_file_and_on_the_command_line(first, today, tmp_path):
-    assert value(today, first, "2.5") == 2.5
-    tree: object = 3
-    for part in reversed(first.split(".")):
-        tree = {part: tree}
-    path = yaml_file(tmp_path, yaml.safe_dump(tree))
-    assert value(today, path=path) == 3.0
-    # a command line of either age has its way with a file of either age
-    assert value(today, first, "2.5", path=path) == value(today, today, "2.5", path=path) == 2.5
-    assert first not in dict(flatten(load_config(path)))
-    with pytest.raises(UserError, match=rf"^{first} in the command line is 'a' \(str\)"):
-        load_config(None, [first, "a"])
-
-
-def test_both_names_at_once_must_agree(tmp_path):
-    assert value("AB.TAU", "AB.TEMPERATURE", "3", "AB.TAU", "3.0") == 3.0
-    assert value("AB.TAU", "AB.TEMPERATURE", "3", "AB.TEMPERATURE", "5") == 5.0
-    message = "sets AB.TEMPERATURE 3.0 and AB.TAU 4.0, which are two names of one key; keep one"
-    with pytest.raises(UserError, match=f"the command line {message}"):
-        load_config(None, ["AB.TEMPERATURE", "3", "AB.TAU", "4"])
-    with pytest.raises(UserError, match=f"some.yaml {message}"):
-        load_config(yaml_file(tmp_path, "AB: {TEMPERATURE: 3, TAU: 4}"))
-    with pytest.raises(UserError, match="sets AB.TEMPERATURE 3.0 and AB.TAU 4.0"):
-        current_names({"AB.TAU": 4.0, "AB.TEMPERATURE": 3.0})
-
-
-def test_the_first_name_of_the_phased_trainer_is_still_one():
-    assert value("SOLVER.TRAINER", "SOLVER.TRAINER", "stages") == "phases"
-    with pytest.raises(UserError, match="unknown value 'stage' in SOLVER.TRAINER"):
-        load_config(None, ["SOLVER.TRAINER", "stage"])
-
-
-def test_names_there_and_back():
-    first = {**dict.fromkeys(FIRST_NAMES, 2.0), "SOLVER.TRAINER": "stages"}
-    today = {**dict.fromkeys(FIRST_NAMES.values(), 2.0), "SOLVER.TRAINER": "phases"}
-    # the same word elsewhere is another word; keys of mdistiller's nodes never had another name
-    rest = {"KD.TEMPERATURE": 4.0, "DKD.T": 4.0, "EXPERIMENT.TAG": "phases", "SDKD.STAGES": [1]}
-    assert current_names({**first, **rest}) == {**today, **rest} == current_names(today | rest)
-    assert first_names({**today, **rest}) == {**first, **rest} == first_names(first | rest)
-    assert first_names({"SOLVER.TRAINER": "base", "data": None}) == {
-        "SOLVER.TRAINER": "base",
-        "data": None,
-    }
-
-
-RUNS = sorted((Path(__file__).resolve().parents[1] / "results" / "smoke").rglob("identity.json"))
-
-
-def test_configs_of_old_runs_load_and_name_themselves_as_they_did():
-    """These runs were written before any key had another name."""
-    seen = set()
-    for path in RUNS:
-        written = json.loads(path.read_text())
-        cfg = load_config(path.parent / "config.yaml")
-        first = first_names(dict(flatten(active_config(cfg))))
-        assert written.keys() - first.keys() <= {"data", "teacher"}
-        assert {key: first[key] for key in written.keys() & first.keys()} == {
-            key: value for key, value in written.items() if key not in ("data", "teacher")
-        }, path
-        seen |= written.keys()
-    assert FIRST_NAMES.keys() <= seen
-
-
 def test_no_hint_where_nothing_is_near():
     assert (
         str(unknown("model", "zzz", ["resnet20"], "X"))
@@ -386,71 +292,6 @@ def test_any_text_is_either_a_value_or_a_users_error(key, text):
         assert "\n" not in str(error)
     else:
         assert type(dict(flatten(cfg))[key]) is type(dict(flatten(DEFAULTS))[key])
-
-
-@pytest.mark.parametrize("method", ALL)
-def test_every_method_has_its_epoch_keys_in_the_tree_and_only_its_own_node_counts(method):
-    cfg = load_config(None, ["DISTILLER.TYPE", method])
-    assert set(epoch_keys(cfg)) <= dict(flatten(cfg)).keys()
-    own = {method} if method in cfg else set()
-    assert set(active_config(cfg)) == {"EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG"} | own
-
-
-def test_epoch_keys_scale_to_a_short_run_and_the_config_itself_stays():
-    cfg = load_config(
-        None, ["DISTILLER.TYPE", "DKD", "SOLVER.EPOCHS", "30", "SOLVER.SCHEDULE_EPOCHS", "240"]
-    )
-    before = cfg.dump()
-    scaled = scaled_config(cfg)
-    assert scaled.SOLVER.LR_DECAY_STAGES == [18.75, 22.5, 26.25]
-    assert scaled.DKD.WARMUP == 2.5
-    assert scaled.SOLVER.EPOCHS == 30
-    assert cfg.dump() == before
-    old, new = dict(flatten(cfg)), dict(flatten(scaled))
-    assert {key for key in old if old[key] != new[key]} == {
-        "SOLVER.LR_DECAY_STAGES",
-        "DKD.WARMUP",
-    }, "others are not this run's"
-
-
-SHIPPED = [150, 180, 210, 20, 10, 30, 10, 20, 180, 210]  # decay stages, warm-ups, NORM's ramp
-
-
-def test_every_length_of_run_decays_where_exact_arithmetic_says():
-    """In floats eight of these lengths decay an epoch early, such as 84, 88, 168 and 176."""
-    for epochs in range(1, 481):
-        cfg = load_config(
-            None,
-            ["DISTILLER.TYPE", "NORM", "SOLVER.EPOCHS", str(epochs)]
-            + ["SOLVER.SCHEDULE_EPOCHS", "240", "SOLVER.LR_DECAY_STAGES", str(SHIPPED[:3])]
-            + ["NORM.RAMP_EPOCHS", str(SHIPPED[-4:])],
-        )
-        scaled = scaled_config(cfg)
-        found = [*scaled.SOLVER.LR_DECAY_STAGES, *scaled.NORM.RAMP_EPOCHS]
-        exact = [Fraction(stage * epochs, 240) for stage in SHIPPED[:3] + SHIPPED[-4:]]
-        for stage, wanted in zip(found, exact, strict=True):
-            assert [epoch > stage for epoch in range(1, epochs + 1)] == [
-                epoch > wanted for epoch in range(1, epochs + 1)
-            ]
-
-
-@pytest.mark.parametrize("schedule", [1, 7, 200, 240, 300])
-def test_every_whole_or_decimal_epoch_scales_exactly(schedule):
-    for epochs in range(1, 481):
-        for value in (*SHIPPED, 0.1, 62.5):
-            scaled = scale_epochs(value, epochs, schedule)
-            exact = Fraction(str(value)) * epochs / schedule
-            assert scaled == float(exact)
-            for epoch in (math.floor(exact), math.ceil(exact)):
-                assert (epoch > scaled) == (epoch > exact)
-
-
-@pytest.mark.parametrize("schedule", ["0", "30"])
-def test_without_another_schedule_nothing_scales(schedule):
-    cfg = load_config(
-        None, ["DISTILLER.TYPE", "DKD", "SOLVER.EPOCHS", "30", "SOLVER.SCHEDULE_EPOCHS", schedule]
-    )
-    assert scaled_config(cfg).dump() == cfg.dump()
 
 
 @pytest.fixture(scope="module")

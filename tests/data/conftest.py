@@ -1,13 +1,16 @@
-"""A config maker and a tiny data set whose images tell which one they are."""
+"""A config maker, a tiny data set whose images tell which one they are, and an npz reader."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from support.npz import arrays
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import default_config
-from sdkd_plugin.data.dataset import Dataset, Images
+from sdkd_plugin.data.dataset import Dataset, Images, load_dataset
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +46,20 @@ def toy() -> Dataset:
         mean=(0.5071, 0.4867, 0.4408),
         std=(0.2675, 0.2565, 0.2761),
     )
+
+
+@pytest.fixture
+def load(tmp_path: Path, make_config: Callable) -> Callable[..., Dataset]:
+    """load(KEY, VALUE, ..., y_train=..., ...) -> the data set of a file with these arrays.
+
+    They stand in place of the good ones; None leaves one out.
+    """
+
+    def loaded(*pairs: object, **changes: np.ndarray | None) -> Dataset:
+        path = tmp_path / "data.npz"
+        np.savez(
+            path, **{key: array for key, array in (arrays() | changes).items() if array is not None}
+        )
+        return load_dataset(make_config("DATASET.TYPE", "npz", "DATASET.ROOT", str(path), *pairs))
+
+    return loaded

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sdkd_plugin.config import load_config
+from sdkd_plugin.distillers.proxy import ProxyStage
 from sdkd_plugin.distillers.sdkd import SDKD
 from sdkd_plugin.models import build_model
 from sdkd_plugin.randomness import torch_seeded
@@ -80,3 +81,26 @@ def equal_bits(first: nn.Module, second: nn.Module) -> bool:
     """Whether both modules have the same state, key for key and bit for bit."""
     a, b = first.state_dict(), second.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def run_proxy(distiller: SDKD, image: Tensor, epoch: int = 1) -> tuple[Tensor, list[Tensor]]:
+    """z_P and P's maps."""
+    feats = distiller.student(image)[1]
+    teacher_maps = distiller._teacher_maps(distiller.teacher(image)[1])
+    return distiller.proxy(
+        image, distiller.student, feats[distiller.proxy.family.maps], teacher_maps, epoch
+    )
+
+
+def leftovers(distiller: SDKD) -> list[tuple[str, str]]:
+    """Attributes of the proxy's modules, but for registered tensors, that hold a graph or a map."""
+    found = []
+    for path, module in distiller.proxy.named_modules():
+        for name, value in vars(module).items():
+            if (
+                isinstance(value, Tensor)
+                and ".fusion" not in path
+                and (value.requires_grad or isinstance(module, ProxyStage))
+            ):
+                found.append((path, name))
+    return found
