@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin import weights
+from sdkd_plugin.__main__ import main
 from sdkd_plugin.config import load_config
 from sdkd_plugin.engine.run import train
 from sdkd_plugin.engine.trainer import Trainer
@@ -155,3 +156,9 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 def state_copy(module: nn.Module) -> dict[str, Tensor]:
     """A copy of the module's state that later training does not change."""
     return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def train_command(yaml: str, *options: str, **overrides: object) -> int:
+    """`train` with the options, then overrides spelled with two underscores for a dot."""
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    return main(["train", "--cfg", yaml, *options, *words(dotted)])
