@@ -42,6 +42,11 @@ class Plan:
     disk: int
 
     @property
+    def epochs(self) -> int:
+        """Of all phases."""
+        return sum(phase.epochs for phase, _, _ in self.costs)
+
+    @property
     def hours(self) -> float:
         """All epochs of all phases."""
         return sum(phase.epochs * (train + score) for phase, train, score in self.costs) / 3600

@@ -23,7 +23,7 @@ from sdkd_plugin.sweep.execute import (
     run_threads,
 )
 from sdkd_plugin.sweep.jobs import Job, Sweep, read_sweep, unfinished
-from sdkd_plugin.sweep.progress import Remaining, run_all
+from sdkd_plugin.sweep.progress import KindCost, Remaining, run_all
 from sdkd_plugin.sweep.together import run_in_lockstep
 
 EXECUTORS = ("local", "ray")
@@ -84,7 +84,7 @@ def run_sweep(options: SweepOptions) -> None:
     if options.commands_only:
         print_commands(phases, options.processes)
         return
-    hours = show_sweep_plan(sweep, todo, options.jobs)
+    costs = show_sweep_plan(sweep, todo, options.jobs)
     if options.plan_only or not todo:
         return
 
@@ -92,7 +92,7 @@ def run_sweep(options: SweepOptions) -> None:
         _say_processes(todo, options.processes)
     prefix = todo[0].config().LOG.PREFIX
     logs = Path(prefix, "sweeps", sweep.name)
-    remaining = Remaining(hours, todo, options.jobs)
+    remaining = Remaining(costs, todo, options.jobs)
     failures = run_all(phases, _executor(options, logs, phases[0]), remaining)
     if failures:
         listed = "; ".join(f"{job.label}: {error}" for job, error in failures)
@@ -141,9 +141,9 @@ def print_commands(phases: list[list[Job]], processes: int) -> None:
         )
 
 
-def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> dict[str, float]:
+def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> dict[str, KindCost]:
     """Prints runs, hours and disk; each kind of run (all but its seed) is timed once for a few
-    steps. Returns the hours of a run of each kind that could be timed.
+    steps. Returns what a run costs of each kind that could be timed.
     """
     total = len(sweep.teachers) + len(sweep.students)
     print(f"sweep {sweep.name}: {total} runs, {total - len(todo)} of them finished", flush=True)
@@ -158,7 +158,7 @@ def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> dict[str, float
     for job in todo:
         kinds.setdefault(job.kind, []).append(job)
     table = Table("runs", "n", "hours each", "MiB each")
-    hours: dict[str, float] = {}
+    costs: dict[str, KindCost] = {}
     disk = 0.0
     before = torch.get_num_threads()
     torch.set_num_threads(run_threads())  # as the runs will have
@@ -169,7 +169,7 @@ def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> dict[str, float
             table.add_row(escape(kind), str(len(members)), "?", "?")
             print(f"no estimate for {kind}: {error}")
             continue
-        hours[kind] = plan.hours
+        costs[kind] = KindCost(plan.hours, plan.epochs)
         disk += len(members) * plan.disk
         table.add_row(
             escape(kind), str(len(members)), f"{plan.hours:.2f}", f"{plan.disk / 2**20:.0f}"
@@ -177,10 +177,10 @@ def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> dict[str, float
     torch.set_num_threads(before)
 
     Console().print(table)
-    altogether = sum(each * len(kinds[kind]) for kind, each in hours.items())
+    altogether = sum(cost.hours * len(kinds[kind]) for kind, cost in costs.items())
     print(
         f"estimated from a few timed steps with {run_threads()} threads: {altogether:.1f} hours "
         f"one at a time, about {altogether / jobs:.1f} with {jobs} at a time if each keeps its "
         f"speed, less in lockstep; {disk / 2**20:.0f} MiB on disk"
     )
-    return hours
+    return costs

@@ -19,7 +19,6 @@ from sdkd_plugin.arguments import parse
 from sdkd_plugin.runs.folder import BusyError
 from sdkd_plugin.sweep import execute
 from sdkd_plugin.sweep.jobs import Job, folder_of, read_sweep
-from sdkd_plugin.sweep.progress import Remaining, run_all
 
 LONG = {"DATASET.TYPE": "digits", "SOLVER.EPOCHS": 200, "SOLVER.SCHEDULE_EPOCHS": 240}
 
@@ -211,38 +210,6 @@ def test_what_is_no_override_is_refused(line, capsys):
     with pytest.raises(SystemExit) as caught:
         parse(line.split())
     assert caught.value.code == 2 and "unrecognized arguments" in capsys.readouterr().err
-
-
-def test_the_time_left_is_the_estimate_corrected_by_what_has_ended(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("sdkd_plugin.sweep.progress.time.monotonic", lambda: now[0])
-    four = [Job(f"kd seed {seed}", Path("x"), (), seed) for seed in range(4)]
-    remaining = Remaining({"kd": 2.0}, four, workers=2)
-    assert str(remaining) == "about 4.0 h left"
-    now[0] = 3600.0
-    assert str(remaining) == "about 3.0 h left"
-    now[0] = 4 * 3600.0  # two runs took four hours, not two
-    remaining.ended(four[0])
-    remaining.ended(four[1])
-    assert str(remaining) == "about 4.0 h left"
-    now[0] += 3.5 * 3600
-    assert str(remaining) == "about 30 min left"
-    assert str(Remaining({}, four, 2)) == "time left unknown"
-
-
-def test_the_time_left_is_said_with_each_run_that_ends(capsys):
-    both = [Job(f"kd seed {seed}", Path("x"), (), seed) for seed in range(2)]
-
-    def outcomes(todo, tick):
-        tick()
-        for job in todo:
-            yield job, "broken" if job.seed else None
-
-    failures = run_all([[], both], outcomes, Remaining({"kd": 1.0}, both, 1))
-    assert failures == [(both[1], "broken")]
-    said = capsys.readouterr().out
-    assert "done: kd seed 0 (1 of 2, about " in said and "min left)" in said
-    assert "failed: kd seed 1: broken (2 of 2, " in said
 
 
 def test_the_end_of_standard_input_ends_a_process_that_asked_for_it(tmp_path):
