@@ -20,6 +20,7 @@ from sdkd_plugin.distillers.base import (
     cross_entropy,
     full_precision,
 )
+from sdkd_plugin.distillers.host_copy import HostCopy
 from sdkd_plugin.models.probe import outline, pooled_dim
 from sdkd_plugin.registry import METHODS
 
@@ -146,11 +147,6 @@ def _dim(name: str) -> int | None:
     return shape and shape[0][-1]
 
 
-def _forget_z(method: "CRD", incompatible_keys: object) -> None:
-    """Whether the constants are there must be looked up again once a state was loaded."""
-    method._has_z = False
-
-
 @METHODS.register(
     "CRD",
     config=CONFIG,
@@ -198,8 +194,7 @@ class CRD(Distiller):
         # infinite: not set; the first batch sets it for good
         self.register_buffer("log_z_s", torch.tensor(math.inf))
         self.register_buffer("log_z_t", torch.tensor(math.inf))
-        self._has_z = False  # known without a look at the device
-        self.register_load_state_dict_post_hook(_forget_z)
+        self._log_z_s = HostCopy(self, "log_z_s")
 
     # the loop hands a method that needs negatives more than the others
     def forward_train(  # type: ignore[override]
@@ -237,12 +232,12 @@ class CRD(Distiller):
         self, emb_s: Tensor, emb_t: Tensor, contrastive_index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The student's loss against the teacher's memory, and the reverse; emb_* [N, DIM]."""
-        if not self._has_z and self.log_z_s.isinf():
+        if math.isinf(self._log_z_s.read(self)):
             log_z_s = log_normaliser(emb_s, self.memory_t, contrastive_index, self.tau)
             log_z_t = log_normaliser(emb_t, self.memory_s, contrastive_index, self.tau)
             self.log_z_s.copy_(log_z_s)
             self.log_z_t.copy_(log_z_t)
-        self._has_z = True
+            self._log_z_s.forget()
         side_s = contrastive_loss(emb_s, self.memory_t, contrastive_index, self.tau, self.log_z_s)
         side_t = contrastive_loss(emb_t, self.memory_s, contrastive_index, self.tau, self.log_z_t)
         return side_s, side_t

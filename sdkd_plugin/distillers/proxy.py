@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.distillers.host_copy import HostCopy
 from sdkd_plugin.distillers.maps import pool_to
 from sdkd_plugin.models.base import conv_norm, last_norm
 from sdkd_plugin.models.families import find_family, has_module, replace_module, stage_channels
@@ -141,6 +142,7 @@ class ProxyTeacher(nn.Module):
 
         self.shared = self._disown(copies)
         self.register_buffer("synced", torch.tensor(-1))
+        self._synced = HostCopy(self, "synced")
         self._share(student)
 
     def _wrap(self, k: int, fusion: FFB | None) -> None:
@@ -223,12 +225,12 @@ class ProxyTeacher(nn.Module):
         if self.sync == "checkpoint":
             return
 
-        last = int(self.synced)
+        last = self._synced.read(self)
         if last < 0 or (self.sync == "epoch" and last != epoch):
             self._share(student)
         elif self.sync == "ema":
             self._share(student, 1 - self.decay)
-        self.synced.fill_(epoch)
+        self._synced.write(self, epoch)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

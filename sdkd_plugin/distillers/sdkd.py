@@ -139,6 +139,8 @@ class SDKD(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.cfg = cfg.SDKD
+        # another image's features are the next one's in the batch
+        self.needs_whole_batch = self.cfg.TEACHER_FEATURES == "shuffled"
         self.weights = cfg.SDKD.LOSS
         self.proxy: ProxyTeacher | None = None
         if any(self.weights[key] for key in PROXY_WEIGHTS):

@@ -59,6 +59,14 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_parts(case: Case, monkeypatc
             torch.testing.assert_close(shared[name], wanted, rtol=1e-6, atol=1e-9, msg=name)
 
 
+def test_only_sdkds_control_with_another_images_features_needs_the_whole_batch():
+    wholes = {
+        features: make_loop(Case("SDKD", {"SDKD.TEACHER_FEATURES": features})).distiller
+        for features in ("own", "zeros", "shuffled")
+    }
+    assert [name for name, method in wholes.items() if method.needs_whole_batch] == ["shuffled"]
+
+
 def test_the_comparison_sees_a_method_that_relates_images():
     loop = entered(Case("RKD"), 0)
     data = batch(loop.distiller, 0)

@@ -49,7 +49,10 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+MORE = [Case("SDKD", {"SDKD.SYNC": sync}) for sync in ("epoch", "ema")]
+
+
+@pytest.mark.parametrize("case", [*CASES, *MORE], ids=lambda case: case.name)
 def test_a_step_turns_no_tensor_into_a_number(case: Case, teacher, tmp_path, monkeypatch):
     # what is done on the CPU alone
     monkeypatch.setattr(finite, "EVERY_ON_CPU", finite.EVERY)
