@@ -38,6 +38,7 @@ LOSS = {
 }
 CONFIG = {
     "TAU": 4.0,  # temperature of every KL term
+    "PROXY_TAU": 0.0,  # temperature of the KL terms that z_P takes part in; 0: TAU
     "STAGES": [],  # student stages that are fused, 1-based after the stem; empty: all
     "FUSION": "gate",  # gate | concat | residual
     "SYNC": "step",  # when P copies S's weights: step | epoch | init | ema | checkpoint
@@ -48,10 +49,13 @@ CONFIG = {
     # what the fusion sees of T: own | zeros | shuffled (the next image's); two are controls
     "TEACHER_FEATURES": "own",
     "WARMUP": 0,  # epochs over which every KL and feature term ramps up linearly; 0: none
+    # epochs over which P takes its share of the student's KL over from T, linearly; 0: at once
+    "HANDOVER": 0,
     "LOSS": LOSS,
 }
 ALLOWED = {
     "TAU": Above(0),
+    "PROXY_TAU": AtLeast(0),
     "STAGES": Numbers("different whole numbers from 1", AtLeast(1), whole=True, different=True),
     "FUSION": OneOf(("gate", "concat", "residual")),
     "SYNC": OneOf(("step", "epoch", "init", "ema", "checkpoint")),
@@ -60,6 +64,7 @@ ALLOWED = {
     "PROXY_BN": OneOf(("batch", "student")),
     "TEACHER_FEATURES": OneOf(("own", "zeros", "shuffled")),
     "WARMUP": AtLeast(0),
+    "HANDOVER": AtLeast(0),
     **{f"LOSS.{name}": AtLeast(0) for name in LOSS},
 }
 PROXY_WEIGHTS = (
@@ -124,12 +129,13 @@ def trained_student(student: nn.Module, path: str) -> nn.Module:
     config=CONFIG,
     allowed=ALLOWED,
     rule=check_sync,
-    epoch_keys=("WARMUP",),
+    epoch_keys=("WARMUP", "HANDOVER"),
     file_keys=("SYNC_CKPT",),
 )
 class SDKD(Distiller):
     """Student: CE(z_S,y) + w_t KL(z_T||z_S) + w_p KL(sg z_P||z_S) + w_f sum_k d(s_k, sg f_k);
-    FFBs: w_pc CE(z_P,y) + w_m KL(sg z_S||z_P) + w_pt KL(z_T||z_P); every KL times tau^2.
+    FFBs: w_pc CE(z_P,y) + w_m KL(sg z_S||z_P) + w_pt KL(z_T||z_P); every KL times its tau^2.
+    While HANDOVER lasts, T has what P does not yet have of w_p.
 
     A weight of zero skips what it weighs; with all of P's weights at zero there is no P, with all
     but the first no teacher pass.
@@ -162,8 +168,10 @@ class SDKD(Distiller):
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         w = self.weights
         tau = self.cfg.TAU
+        proxy_tau = self.cfg.PROXY_TAU or tau
+        w_t, w_p = self._shares(epoch)
         z_s, feats = self.student(image)  # [N, K]
-        if self.proxy is not None or w.TEACHER_WEIGHT:
+        if self.proxy is not None or w_t:
             with torch.no_grad():
                 z_t, teacher_feats = self.teacher(image)  # [N, K]
         if self.proxy is not None:
@@ -178,16 +186,21 @@ class SDKD(Distiller):
         )
         loss_kd = warmup_factor(epoch, self.cfg.WARMUP) * self._weigh(
             z_s.new_zeros(()),
-            kd_teacher=(w.TEACHER_WEIGHT, lambda: kd_loss(z_s, z_t, tau)),
-            kd_proxy=(w.PROXY_WEIGHT, lambda: kd_loss(z_s, z_p.detach(), tau)),
+            kd_teacher=(w_t, lambda: kd_loss(z_s, z_t, tau)),
+            kd_proxy=(w_p, lambda: kd_loss(z_s, z_p.detach(), proxy_tau)),
             feat=(
                 w.FEAT_WEIGHT,
                 lambda: add_up(feature_distance(s[k], f[k].detach()) for k in self.pairs),
             ),
-            mutual=(w.MUTUAL_WEIGHT, lambda: kd_loss(z_p, z_s.detach(), tau)),
-            proxy_kd_teacher=(w.PROXY_TEACHER_WEIGHT, lambda: kd_loss(z_p, z_t, tau)),
+            mutual=(w.MUTUAL_WEIGHT, lambda: kd_loss(z_p, z_s.detach(), proxy_tau)),
+            proxy_kd_teacher=(w.PROXY_TEACHER_WEIGHT, lambda: kd_loss(z_p, z_t, proxy_tau)),
         )
         return z_s, {"loss_ce": loss_ce, "loss_kd": loss_kd}
+
+    def _shares(self, epoch: int) -> tuple[float, float]:
+        """The weights of T's and of P's KL on the student in this epoch; their sum is w_t + w_p."""
+        w_p = warmup_factor(epoch, self.cfg.HANDOVER) * self.weights.PROXY_WEIGHT
+        return self.weights.TEACHER_WEIGHT + (self.weights.PROXY_WEIGHT - w_p), w_p
 
     def _weigh(self, total: Tensor, **terms: tuple[float, Callable[[], Tensor]]) -> Tensor:
         """Adds weight times term to the total; a term without weight is not computed.

@@ -29,7 +29,7 @@ NOT_IDENTITY = (
 
 # Keys that came later, with what runs did before: they count where they say something else, so that
 # a run from before is the same run still.
-LATER = {"SOLVER.TF32": False}
+LATER = {"SOLVER.TF32": False, "SDKD.PROXY_TAU": 0.0, "SDKD.HANDOVER": 0}
 
 
 def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str, Any]:
