@@ -39,9 +39,11 @@ def sweep_file(overrides: dict, seeds: list[int]) -> Path:
 def start(path: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "sdkd_plugin", "sweep", str(path), *options]
 
-    # a shell that put the tests into the background made SIGINT ignored, which children inherit
+    # a shell that put the tests into the background made SIGINT ignored, nohup made SIGHUP so, and
+    # children inherit it
     def heed() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
 
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, **pipes, preexec_fn=heed)
