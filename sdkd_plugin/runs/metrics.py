@@ -113,14 +113,14 @@ def _of_columns(head: list[str], values: list[Column], curves: bool) -> Metrics:
     if not columns["epoch"]:
         return NOTHING
     _check_epochs(columns["phase"], columns["epoch"])
-    seconds = [value for name in SECONDS for value in _numbers(name, columns[name]) if value]
+    seconds = sum(sum(filter(None, _numbers(name, columns[name]))) for name in SECONDS)
     scores = {
         name.removeprefix("test_"): _numbers(name, values if curves else values[-1:])
         for name, values in columns.items()
         if name.startswith("test_") and name not in SECONDS
     }
     last = {name: values[-1] for name, values in scores.items()}
-    return Metrics(len(columns["epoch"]), sum(seconds), last, scores if curves else {})
+    return Metrics(len(columns["epoch"]), seconds, last, scores if curves else {})
 
 
 @cache
@@ -142,7 +142,7 @@ def _check_epochs(phases: Column, epochs: Column) -> None:
 
 def _numbers(name: str, texts: Column) -> Sequence[float | None]:
     """A column's values; None where there is none."""
-    numbers = [float(text) for text in texts if text]
+    numbers = list(map(float, filter(None, texts)))
     # the sum is NaN as soon as one of them is, which no comparison tells
     if numbers and not (
         -LARGEST <= min(numbers) <= max(numbers) <= LARGEST and sum(numbers) < math.inf

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from sdkd_plugin.defaults import RENAMED_VALUES
@@ -38,13 +39,14 @@ IDLE = (
 
 def todays(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity of any schema with today's names of keys and values, and without idle keys."""
-    # each name once in memory, whatever the number of runs
-    current = {
-        sys.intern(SCHEMA_1.get(key, key)): value
-        for key, value in identity.items()
-        if key not in IDLE
-    }
+    current = {name: identity[key] for key, name in _names(tuple(identity))}
     for key, values in RENAMED_VALUES.items():
         if isinstance(current.get(key), str):
             current[key] = values.get(current[key], current[key])
     return current
+
+
+@lru_cache  # ten thousand runs have the keys of a few dozen methods, each once in memory
+def _names(keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Each key that counts, with today's name of it."""
+    return tuple((key, sys.intern(SCHEMA_1.get(key, key))) for key in keys if key not in IDLE)

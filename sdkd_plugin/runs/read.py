@@ -2,9 +2,11 @@
 is not needed here.
 """
 
+import gc
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -165,12 +167,27 @@ def read_runs(
         found.update({place: path for place, path in here.items() if place not in found})
 
     runs = []
-    for path in sorted(found.values()):
-        try:
-            runs.append(_read(path, curves))
-        except UserError as error:
-            rejected.append(Rejected(path, str(error)))
+    with _without_collector():
+        for path in sorted(found.values()):
+            try:
+                runs.append(_read(path, curves))
+            except UserError as error:
+                rejected.append(Rejected(path, str(error)))
     return runs, sorted(rejected, key=lambda bad: bad.path)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """What is read holds no cycles, and looking for some among ten thousand runs' values is a sixth
+    of the time.
+    """
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def _find(folder: Path) -> tuple[dict[Place, Path], list[Rejected]]:

@@ -4,6 +4,7 @@ run can have written must not reach a table. Torch is not needed here.
 
 import reprlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from sdkd_plugin.errors import UserError
@@ -102,10 +103,16 @@ def check_identity(identity: Mapping[str, Any]) -> None:
     ]
     if wrong:
         raise UserError(f"identity lacks or has no valid {', '.join(wrong)}")
+    named = _are_names(tuple(identity))
     for key, value in identity.items():
-        if not (is_flat(value) and is_name(key)):  # asked first: it is asked a million times
+        if not (named and is_flat(value)):  # asked first: it is asked a million times
             require(is_name, "a name", "a key of the identity", key)
             require(is_flat, "a plain value or a list", f"{key} in the identity", value)
+
+
+@lru_cache  # many runs have the same keys
+def _are_names(keys: tuple[Any, ...]) -> bool:
+    return all(map(is_name, keys))
 
 
 def check_environment(environment: Mapping[str, Any]) -> None:

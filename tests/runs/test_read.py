@@ -1,3 +1,4 @@
+import gc
 import json
 import shutil
 import time
@@ -194,3 +195,16 @@ def test_a_thousand_runs_are_tabled_in_five_seconds(make_run, tmp_path):
     assert len(report.comparison.counted) == 1000 and len(report.comparison.columns) == 100
     assert "63.90 ± 0.00 (10)" in text
     assert seconds < 5
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_garbage_is_collected_after_reading_as_before_it(make_run, on):
+    path = make_run("KD", 0, [60.0])
+    (path / "result.json").write_text("[]")  # refused, so that reading ends by an error
+    was = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        read_runs([path])
+        assert gc.isenabled() == on
+    finally:
+        (gc.enable if was else gc.disable)()
