@@ -62,6 +62,15 @@ def published_number(cell: TableCell, published: Sequence[Published]) -> Publish
     return find_published(published, cell.row, column.teacher, column.student)
 
 
+def published_difference(cell: TableCell, number: Published) -> float | None:
+    """Our mean minus the published number, both of the same epoch, last or best; None where that
+    number does not say which it is.
+    """
+    if number.statistic not in ("last", "best"):
+        return None
+    return cell.summary(number.statistic).mean - float(number.value)
+
+
 def _lines(comparison: Comparison, published: Sequence[Published]) -> list[_Line]:
     lines = []
     for index, column in enumerate(comparison.columns):
@@ -93,14 +102,13 @@ def _other_teacher(
 def _row(line: _Line) -> list[Cell]:
     cell = line.cell
     metric = cell.metric
-    mean = cell.summary("last").mean
     beside = EMPTY
     difference = EMPTY
     if line.number is not None:
         marks = ("¶" if line.differences else "") + ("◊" if line.number.statistic == "best" else "")
-        theirs = float(line.number.value)
-        beside = Cell(line.number.value, theirs, marks=marks)
-        difference = Cell(metric.signed(mean - theirs), mean - theirs)
+        beside = Cell(line.number.value, float(line.number.value), marks=marks)
+        away = published_difference(cell, line.number)
+        difference = EMPTY if away is None else Cell(metric.signed(away), away)
     gain = EMPTY
     if cell.gain is not None:
         gain = Cell(metric.signed(cell.gain), cell.gain, marks="§" if cell.other_seeds else "")
@@ -128,6 +136,8 @@ def _published_notes(lines: Sequence[_Line]) -> list[str]:
     notes = [f"¶ {label}: {', '.join(keys)}" for label, keys in differing.items() if keys]
     numbers = [line.number for line in lines if line.number is not None]
     sources = [f"{number.source}; epoch: {number.statistic}" for number in numbers]
+    if any(number.statistic == "unknown" for number in numbers):
+        notes.append("no difference to a published number of an unknown epoch, last or best")
     return notes + [f"published: {source}" for source in dict.fromkeys(sources)]
 
 

@@ -11,7 +11,7 @@ MARKS = {
     "‖": "has unmeasured runs, whose records lack this metric; they are listed below",
     "§": "its gain compares different seeds than the student row's, or its trainer sets none",
     "¶": "the published run had another schedule or teacher; the differences are listed below",
-    "◊": "the published number is the best epoch on the test images, ours the last epoch",
+    "◊": "published of the best epoch on the test images; a difference to it is our best epoch's",
 }
 
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from sdkd_plugin.errors import unknown
-from sdkd_plugin.table.grids import EMPTY, Cell, Grid
+from sdkd_plugin.table.grids import EMPTY, Cell, Grid, mark_notes
 
 TEACHER = "teacher"
 STUDENT = "student"
@@ -131,12 +131,15 @@ def published_grid(rows: Sequence[Published]) -> Grid:
     pairs = list(dict.fromkeys((row.teacher, row.student) for row in rows))
     found = {(row.method, row.teacher, row.student): row for row in rows}
 
+    # which of two is better cannot be told when one is of the best epoch
+    comparable = len({row.statistic for row in rows}) == 1
     grid = [[Cell(method)] for method in methods]
     for pair in pairs:
         printed = [found.get((method, *pair)) for method in methods]
         contest = [float(row.value) for row in printed if row and row.method != TEACHER]
+        best = max(contest) if comparable else None
         for line, row in zip(grid, printed, strict=True):
-            line.append(EMPTY if row is None else _printed(row, max(contest)))
+            line.append(EMPTY if row is None else _printed(row, best))
 
     if SHOWN_GAIN_OF in methods and STUDENT in methods:
         line = [Cell(GAIN)]
@@ -147,12 +150,14 @@ def published_grid(rows: Sequence[Published]) -> Grid:
 
     head = ["method", *(f"{teacher}/{student}" for teacher, student in pairs)]
     title = "Published top-1 accuracy (%) on CIFAR-100"
-    return Grid("published", title, head, grid, _source_notes(rows, methods))
+    notes = mark_notes(grid) + _source_notes(rows, methods)
+    return Grid("published", title, head, grid, notes)
 
 
-def _printed(row: Published, best: float) -> Cell:
+def _printed(row: Published, best: float | None) -> Cell:
     value = float(row.value)
-    return Cell(row.value, value, best=row.method != TEACHER and value == best)
+    marks = "◊" if row.statistic == "best" else ""
+    return Cell(row.value, value, best=row.method != TEACHER and value == best, marks=marks)
 
 
 def _source_notes(rows: Sequence[Published], methods: list[str]) -> list[str]:

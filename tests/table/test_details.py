@@ -1,4 +1,9 @@
+import pytest
 from support.tables import table
+
+from sdkd_plugin.table.details import details_grid
+from sdkd_plugin.table.published import Published
+from sdkd_plugin.table.report import TableOptions, make_report
 
 
 def test_another_teacher_than_the_published_is_named(make_run, tmp_path):
@@ -15,3 +20,22 @@ def test_costs_of_different_devices_are_marked(make_run, tmp_path):
     shown = table(tmp_path)
     assert "cpu Test with 1 threads and on cuda Big with 1 threads" in shown
     assert "do not compare them" in shown
+
+
+@pytest.mark.parametrize(
+    "statistic, beside",
+    [("last", ["70.00¶", "+2.00"]), ("best", ["70.00¶◊", "+4.00"]), ("unknown", ["70.00¶"])],
+)
+def test_a_published_number_is_compared_with_the_same_epoch_of_ours(
+    make_run, tmp_path, statistic, beside
+):
+    make_run("KD", 0, [73.0, 71.0])
+    make_run("KD", 1, [75.0, 73.0])  # last 72, best 74
+    comparison = make_report(TableOptions(folders=(tmp_path,))).comparison
+    number = Published("t", "KD", "resnet56", "resnet20", "70.00", statistic, None, "a paper")
+    grid = details_grid(comparison, [number])
+    (row,) = grid.rows
+    places = [grid.head.index(name) for name in ("published", "difference") if name in grid.head]
+    assert [row[place].text + row[place].marks for place in places] == beside
+    refused = "no difference to a published number of an unknown epoch, last or best"
+    assert (refused in grid.notes) == (statistic == "unknown")

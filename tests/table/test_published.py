@@ -100,6 +100,28 @@ def test_repdistiller_holds_the_collected_numbers(shared):
     assert {(row.method, row.teacher, row.student): row.value for row in rows} == theirs
 
 
+def test_newer_is_the_checked_list_without_what_nobody_checked(shared):
+    theirs = read_shared(shared / "published" / "newer.csv")
+    ours = published_table("newer")
+    assert [(row.method, row.teacher, row.student, row.value, row.statistic) for row in ours] == [
+        (row["method"], row["teacher"], row["student"], row["top1"], row["statistic"])
+        for row in theirs
+        if row["mark"] in ("V", "S")
+    ]
+    for row, other in zip(ours, theirs, strict=True):
+        assert ("listed in" in row.source or "listing" in row.source) == (other["mark"] == "S")
+
+
+def test_numbers_of_different_epochs_are_no_contest():
+    number = ("a", "b", "70.00")
+    same = [Published("t", name, *number, "best", None, "s") for name in ("KD", "DKD")]
+    assert all(row[1].best for row in published_grid(same).rows)
+    mixed = [*same, Published("t", "AT", *number, "last", None, "s")]
+    rows = published_grid(mixed).rows
+    assert not any(row[1].best for row in rows)
+    assert [row[1].text + row[1].marks for row in rows] == ["70.00◊", "70.00◊", "70.00"]
+
+
 def test_every_number_says_where_it_is_from_and_what_it_is():
     for row in load_published():
         assert row.source and row.statistic in ("last", "best", "unknown")

@@ -10,7 +10,7 @@ from typing import Any
 from sdkd_plugin.printable import printable
 from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.table.cells import Comparison, TableCell
-from sdkd_plugin.table.details import published_number
+from sdkd_plugin.table.details import published_difference, published_number
 from sdkd_plugin.table.grids import Grid
 from sdkd_plugin.table.report import Report
 from sdkd_plugin.table.versus import PairedTest
@@ -144,7 +144,7 @@ def _published_fields(cell: TableCell, report: Report) -> dict[str, Any]:
     return {
         "published": number.value,
         "published_epoch": number.statistic,
-        "difference": cell.summary("last").mean - float(number.value),
+        "difference": published_difference(cell, number),
     }
 
 

@@ -1,7 +1,6 @@
 import csv
 import io
 
-import pytest
 from support.tables import table
 
 
@@ -17,7 +16,8 @@ def test_csv_holds_all_digits(mixed_runs):
     kd = cells["KD"]
     assert (kd["last_mean"], kd["last_sd"]) == ("71.0", "2.0")
     assert (kd["gain"], kd["gain_same_seeds"]) == ("2.0", "True")
-    assert float(kd["difference"]) == pytest.approx(71.0 - 70.66) and kd["published"] == "70.66"
+    # the poster does not say which epoch its numbers are of
+    assert (kd["published"], kd["published_epoch"], kd["difference"]) == ("70.66", "unknown", "")
     assert (kd["versus"], kd["versus_n"]) == ("SDKD", "1")
     assert (kd["versus_difference"], kd["versus_p"]) == ("4.5", "1.0")
 
