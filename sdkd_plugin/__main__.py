@@ -139,6 +139,7 @@ def _table(options: argparse.Namespace) -> None:
         versus=options.versus,
         best_epoch=options.best,
         published=options.published,
+        ranks=options.ranks,
         split=tuple(options.split),
     )
     make_table(shown, options.format, options.output)

@@ -177,7 +177,12 @@ def _add_table(commands: argparse._SubParsersAction) -> None:
     table.add_argument(
         "--published",
         metavar="NAME",
-        help="published numbers: poster, motivation or repdistiller; alone: print it",
+        help="published numbers: poster, motivation, repdistiller or newer; alone: print it",
+    )
+    table.add_argument(
+        "--ranks",
+        metavar="NAME",
+        help="order of the methods beside this published table's, with Spearman's correlation",
     )
     table.add_argument(
         "--split",

@@ -68,16 +68,18 @@ def load_published() -> list[Published]:
     ]
 
 
-def published_table(name: str) -> list[Published]:
+def published_table(name: str, option: str = "--published") -> list[Published]:
     """The rows of one published table.
 
+    Args:
+        option: where the name was given, for the message.
     Raises:
         UserError: no such table; the known ones are named.
     """
     rows = load_published()
     chosen = [row for row in rows if row.table == name]
     if not chosen:
-        raise unknown("published table", name, {row.table for row in rows}, "--published")
+        raise unknown("published table", name, {row.table for row in rows}, option)
     return chosen
 
 

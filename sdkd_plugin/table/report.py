@@ -18,6 +18,7 @@ from sdkd_plugin.table.published import (
     published_grid,
     published_table,
 )
+from sdkd_plugin.table.ranks import Ranks, rank_columns, ranks_grid
 from sdkd_plugin.table.versus import Versus, run_versus, versus_grid
 
 STATUSES = ("invalid", "unfinished", "unmeasured", "duplicate", "teacher")
@@ -35,6 +36,7 @@ class TableOptions:
         versus: the method to test against every other, paired by seed.
         best_epoch: show the best epoch beside the last.
         published: which published table; None: with runs any that has the number, the poster first.
+        ranks: the published table whose order of methods ours is compared with.
         split: method settings whose values get rows of their own.
         title: over a picture; "": what it shows.
         width: characters of the terminal; None: as wide as the tables are.
@@ -48,6 +50,7 @@ class TableOptions:
     versus: str | None = None
     best_epoch: bool = False
     published: str | None = None
+    ranks: str | None = None
     split: tuple[str, ...] = ()
     title: str = ""
     width: int | None = None
@@ -83,6 +86,7 @@ class Report:
         published: the numbers that may stand beside ours, or the published table alone.
         comparison: the runs in their cells; None for a published table alone.
         versus: the paired tests, where they are asked for.
+        ranks: both orders of the methods, by pair, where they are asked for.
     """
 
     options: TableOptions
@@ -91,6 +95,7 @@ class Report:
     published: tuple[Published, ...] = ()
     comparison: Comparison | None = None
     versus: Versus | None = None
+    ranks: tuple[Ranks, ...] = ()
 
 
 def make_report(options: TableOptions) -> Report:
@@ -108,6 +113,9 @@ def make_report(options: TableOptions) -> Report:
     grids = [main_grid(comparison, options.best_epoch), details_grid(comparison, published)]
     if versus is not None:
         grids.append(versus_grid(versus))
+    ranks = _ranks(options, comparison)
+    if options.ranks is not None:
+        grids.append(ranks_grid(ranks, options.ranks))
     return Report(
         options=options,
         grids=tuple(grids),
@@ -115,6 +123,7 @@ def make_report(options: TableOptions) -> Report:
         published=published,
         comparison=comparison,
         versus=versus,
+        ranks=tuple(ranks),
     )
 
 
@@ -162,6 +171,7 @@ def _published_report(options: TableOptions) -> Report:
         "--best": options.best_epoch,
         "--split": options.split,
         "--metric": options.metric != HEADLINE,
+        "--ranks": options.ranks,
     }
     for name, given in needs_runs.items():
         if given:
@@ -172,6 +182,17 @@ def _published_report(options: TableOptions) -> Report:
 
     rows = tuple(published_table(options.published))
     return Report(options, grids=(published_grid(rows),), published=rows)
+
+
+def _ranks(options: TableOptions, comparison: Comparison) -> list[Ranks]:
+    if options.ranks is None:
+        return []
+    if options.metric != HEADLINE:
+        raise UserError(
+            f"--ranks {options.ranks} orders by {HEADLINE}, which was published, not by "
+            f"{options.metric}: leave one of --ranks and --metric out"
+        )
+    return rank_columns(comparison, published_table(options.ranks, "--ranks"))
 
 
 def _numbers(options: TableOptions) -> tuple[Published, ...]:

@@ -55,6 +55,9 @@ VERSUS_FIELDS = (
 )
 # the sign patterns that p is counted over: all, or so many drawn; there if any are drawn
 PATTERNS = "versus_patterns"
+# of `ranks`, a published table: both ranks of the method, and Spearman's rho of the pair with its
+# interval
+RANKS_FIELDS = ("ranks", "ranks_here", "ranks_there", "ranks_rho", "ranks_low", "ranks_high")
 METRIC = "metric"  # its name; the values are in its unit
 
 
@@ -72,6 +75,8 @@ def render(report: Report) -> str:
     fields = [*FIELDS]
     if versus is not None and versus.tests:
         fields += [*VERSUS_FIELDS, *([PATTERNS] if versus.sampled else [])]
+    if report.ranks:
+        fields += RANKS_FIELDS
     fields.append(METRIC)
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
@@ -87,6 +92,7 @@ def _records(comparison: Comparison, report: Report) -> list[dict[str, Any]]:
         ours = report.versus.ours
         tests = {id(test.cell): _test_fields(ours, test) for test in report.versus.tests}
 
+    ranks = _ranks_fields(report)
     records = []
     for index in range(len(comparison.columns)):
         for cell in comparison.in_column(index):
@@ -95,7 +101,7 @@ def _records(comparison: Comparison, report: Report) -> list[dict[str, Any]]:
             record = _record(cell, comparison)
             if cell.finished:
                 record |= _score_fields(cell) | _published_fields(cell, report)
-            records.append(record | tests.get(id(cell), {}))
+            records.append(record | tests.get(id(cell), {}) | ranks.get(id(cell), {}))
 
     records += [{"status": run.status, "note": run.sentence} for run in report.excluded]
     return records
@@ -161,6 +167,17 @@ def _test_fields(ours: str, test: PairedTest) -> dict[str, Any]:
         test.holm_p,
     )
     return dict(zip(VERSUS_FIELDS, values, strict=True)) | {PATTERNS: paired.patterns}
+
+
+def _ranks_fields(report: Report) -> dict[int, dict[str, Any]]:
+    """By cell, what RANKS_FIELDS say of it."""
+    fields = {}
+    for pair in report.ranks:
+        for each in pair.methods:
+            ranks = (report.options.ranks, each.rank, each.published_rank)
+            values = (*ranks, pair.rho, pair.low, pair.high)
+            fields[id(each.cell)] = dict(zip(RANKS_FIELDS, values, strict=True))
+    return fields
 
 
 def _grid_csv(grid: Grid) -> str:
