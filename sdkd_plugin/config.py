@@ -73,7 +73,7 @@ def usual_tag(node: CN) -> str:
     names = [method.__module__.rpartition(".")[2], node.STUDENT]
     if method.teacher_from != "none":
         names.insert(1, node.TEACHER)
-    return ",".join(names)
+    return ",".join(names).replace(":", "-")  # which no Windows folder may have
 
 
 def check_config(cfg: CN) -> None:

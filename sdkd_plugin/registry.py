@@ -39,6 +39,7 @@ class Registry:
     def __init__(self, kind: str, where: str, package: str):
         self.kind, self.where, self.package = kind, where, package
         self._entries: dict[str, Entry] = {}
+        self._sources: dict[str, Callable[[str], Entry]] = {}
         self._imported = False
 
     def register(self, name: str, **info: Any) -> Callable[[Callable], Callable]:
@@ -61,13 +62,28 @@ class Registry:
 
         return add
 
+    def source(self, prefix: str) -> Callable[[Callable[[str], Entry]], Callable[[str], Entry]]:
+        """Returns a decorator for a function that finds the entry of any name written as
+        "prefix:name".
+        """
+
+        def add(find: Callable[[str], Entry]) -> Callable[[str], Entry]:
+            self._sources[prefix] = find
+            return find
+
+        return add
+
     def __getitem__(self, name: str) -> Entry:
         """Raises UserError, naming the nearest known name, when nothing is registered under
         `name`.
         """
         self.load()
+        prefix, _, rest = name.partition(":")
+        if rest and prefix in self._sources:
+            return self._sources[prefix](rest)
         if name not in self._entries:
-            raise unknown(self.kind, name, self._entries, self.where)
+            known = [*self._entries, *(f"{prefix}:NAME" for prefix in self._sources)]
+            raise unknown(self.kind, name, known, self.where)
         return self._entries[name]
 
     def __iter__(self) -> Iterator[Entry]:

@@ -185,6 +185,12 @@ class NORM(Distiller):
     def __init__(self, student: CifarNet, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.NORM
+        if not hasattr(student, "maps_through"):
+            raise UserError(
+                "NORM works on the student's last map before the student goes on with it, which "
+                f"{type(student).__name__} does not let it (maps_through): choose a "
+                "DISTILLER.STUDENT of sdkd_plugin.models"
+            )
         own = probe(student)[1]["head_in"].shape  # [1, C, H, W]
         theirs = probe(teacher)[1]["feats"][-1].shape  # [1, C_T, H', W']
         if own[2] > theirs[2]:

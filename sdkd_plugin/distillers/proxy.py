@@ -5,6 +5,7 @@ t_k, p_k the maps after stage k; f_k the fused map; sg stops the gradient.
 """
 
 import copy
+from collections import OrderedDict
 from typing import Any, Self
 
 import torch
@@ -89,6 +90,8 @@ class ProxyStage(nn.Module):
         self.stage = stage
         self.fusion = fusion
         self.pair = pair
+        # who watches the stage's output, as a library's model does, wants this one's now
+        self._forward_hooks, stage._forward_hooks = stage._forward_hooks, OrderedDict()
         # handed in just before a forward and taken back after it; every DataParallel replica is an
         # object of its own
         self.student_map: Tensor | None = None

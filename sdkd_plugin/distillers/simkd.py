@@ -115,6 +115,12 @@ class SimKD(Distiller):
     def __init__(self, student: CifarNet, teacher: CifarNet, cfg: CN):
         super().__init__(student, teacher)
         self.node = cfg.SIMKD
+        if not hasattr(student, "head"):
+            raise UserError(
+                "SimKD puts the teacher's classifier in the place of the student's, which "
+                f"{type(student).__name__} does not let go: choose a DISTILLER.STUDENT of "
+                "sdkd_plugin.models"
+            )
         own, theirs = (probe(net)[1]["head_in"].shape for net in (student, teacher))
         if self.node.FACTOR > theirs[1]:
             raise UserError(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +29,19 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def probe(model: nn.Module, size: int = 32) -> tuple[Tensor, dict[str, Any]]:
+def probe(model: nn.Module, size: int | None = None) -> tuple[Tensor, dict[str, Any]]:
     """Runs the model on one black image in eval mode.
 
     Args:
         model: returns (logits, feats).
-        size: image height and width in pixels; 32 fits every model of the zoo.
+        size: image height and width in pixels; None: 32, which fits every model of the zoo, or
+            what the model says as `probe_size`.
     Returns:
         what the model returns: logits [1, K] and its feats.
     """
     weight = next(model.parameters())
-    black = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
+    side = size or cast(int, getattr(model, "probe_size", 32))
+    black = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
     with eval_mode(model):
         return model(black)
 

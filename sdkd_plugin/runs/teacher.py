@@ -7,6 +7,7 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import PUBLISHED_TEACHERS, teacher_checkpoint
+from sdkd_plugin.models.library import PRETRAINED, pretrained_file
 from sdkd_plugin.registry import METHODS, MODELS
 from sdkd_plugin.settings import flatten
 
@@ -42,6 +43,8 @@ def teacher_path(cfg: CN) -> Path:
     """
     name = cfg.DISTILLER.TEACHER
     MODELS[name]  # an unknown name should not be told to train itself
+    if cfg.DISTILLER.TEACHER_CKPT == PRETRAINED:
+        return pretrained_file(name)
     path = Path(cfg.DISTILLER.TEACHER_CKPT or teacher_checkpoint(name))
     if path.is_file():
         return path
