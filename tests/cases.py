@@ -56,6 +56,7 @@ CASES = [
     Case("RKD"),
     Case("PKT"),
     Case("NST"),
+    Case("RLD"),
     Case(
         "KDSVD",
         refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),
