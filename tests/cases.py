@@ -57,6 +57,7 @@ CASES = [
     Case("PKT"),
     Case("NST"),
     Case("RLD"),
+    Case("CTKD"),
     Case(
         "KDSVD",
         refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),
