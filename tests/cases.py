@@ -58,6 +58,7 @@ CASES = [
     Case("NST"),
     Case("RLD"),
     Case("CTKD"),
+    Case("ITRD"),
     Case(
         "KDSVD",
         refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),
