@@ -56,6 +56,9 @@ CASES = [
     Case("RKD"),
     Case("PKT"),
     Case("NST"),
+    Case("RLD"),
+    Case("CTKD"),
+    Case("ITRD"),
     Case(
         "KDSVD",
         refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),

@@ -84,29 +84,31 @@ def split_target(logits: Tensor, target: Tensor, tau: float) -> tuple[Tensor, Te
     return torch.cat([logits.gather(1, target), rest], dim=1), others
 
 
-def check_target(target: Tensor, shape: torch.Size) -> None:
-    """Raises UserError unless target is [N] int64 in 0..K-1, and K >= 3, for logits [N, K]."""
+def check_target(target: Tensor, shape: torch.Size, method: str = "DKD") -> None:
+    """Raises UserError, naming the method, unless target is [N] int64 in 0..K-1, and K >= 3, for
+    logits [N, K].
+    """
     n, k = shape
     if k < 3:  # DIFF 2
         raise UserError(
-            f"DKD got logits for {k} classes; allowed: 3 or more, since with fewer its non-target "
-            "part is 0"
+            f"{method} got logits for {k} classes; allowed: 3 or more, since with fewer its "
+            "non-target part is 0"
         )
     if target.dtype != torch.int64 or target.shape != (n,):
         raise UserError(
-            f"DKD got targets of type {target.dtype}, shape {list(target.shape)}; allowed: "
+            f"{method} got targets of type {target.dtype}, shape {list(target.shape)}; allowed: "
             f"torch.int64, shape [{n}]"
         )
     if target.is_cpu:  # elsewhere to look at them is to wait for the device
-        check_labels(target, k)
+        check_labels(target, k, method)
 
 
-def check_labels(target: Tensor, k: int) -> None:
+def check_labels(target: Tensor, k: int, method: str = "DKD") -> None:
     """Raises UserError unless all labels of target [N] are in 0..k-1."""
     low, high = (int(v) for v in torch.aminmax(target))
     if low < 0 or high >= k:
         raise UserError(
-            f"DKD got targets from {low} to {high}; allowed: class numbers from 0 to {k - 1}; "
+            f"{method} got targets from {low} to {high}; allowed: class numbers from 0 to {k - 1}; "
             "check the labels"
         )
 
