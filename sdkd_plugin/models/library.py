@@ -126,8 +126,8 @@ class LibraryModel(nn.Module):
                 raise
             raise UserError(
                 f"{self.library_name} cannot run images of {sizes} "
-                f"({' '.join(str(error).split())[:100]}); {fits} is known to run: set "
-                "DATASET.IMAGE_SIZE"
+                f"({' '.join(str(error).split())[:100]}); {fits} is known to run: give it "
+                "such images"
             ) from error
 
     def _kept(self, path: str, name: str) -> Tensor | None:

@@ -12,6 +12,7 @@ import torch
 from sdkd_plugin.plugins import describe_plugins
 
 PACKAGES = ("sdkd-plugin", "torchvision", "numpy", "accelerate", "yacs")
+OPTIONAL = ("timm",)  # whose models may have been trained
 
 
 def _git(*arguments: str) -> str | None:
@@ -41,12 +42,13 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     # torch's own says its CUDA too
     versions = {"python": platform.python_version(), "torch": torch.__version__}
+    packages = (*PACKAGES, *(name for name in OPTIONAL if name in sys.modules))
     name = f"{device.type} {_processor()}"
     return {
         "command": sys.argv,
         "commit": commit.strip() if commit else None,
         "uncommitted_changes": bool(uncommitted_diff()),
-        "versions": {**versions, **{name: version(name) for name in PACKAGES}},
+        "versions": {**versions, **{name: version(name) for name in packages}},
         "plugins": describe_plugins(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
         "threads": torch.get_num_threads(),

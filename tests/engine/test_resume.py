@@ -77,6 +77,14 @@ def test_every_method_resumes_to_the_bit(case: Case, teacher, tmp_path):
     )
 
 
+def test_a_librarys_student_with_dropout_resumes_to_the_bit(tmp_path):
+    overrides = {"DISTILLER.STUDENT": "torchvision:mobilenet_v3_small"}
+    whole = train(tiny_config(tmp_path / "whole", overrides)).path
+    cfg = tiny_config(tmp_path / "parts", overrides)
+    train_until_killed(cfg, steps=7)
+    assert_same_run(whole, train(cfg, resume=True).path)
+
+
 def test_a_run_killed_before_its_first_epoch_ended_starts_again(straight, tmp_path):
     cfg = tiny_config(tmp_path)
     train_until_killed(cfg, steps=2)
