@@ -74,8 +74,16 @@ class Registry:
         return add
 
     def __getitem__(self, name: str) -> Entry:
-        """Raises UserError, naming the nearest known name, when nothing is registered under
-        `name`.
+        """`find` of what the registry's own config key says."""
+        return self.find(name, self.where)
+
+    def find(self, name: str, where: str) -> Entry:
+        """The entry that is registered under `name`, or that a source has for it.
+
+        Args:
+            where: the name was given, for the message.
+        Raises:
+            UserError: there is none; the nearest known name is told.
         """
         self.load()
         prefix, _, rest = name.partition(":")
@@ -83,7 +91,7 @@ class Registry:
             return self._sources[prefix](rest)
         if name not in self._entries:
             known = [*self._entries, *(f"{prefix}:NAME" for prefix in self._sources)]
-            raise unknown(self.kind, name, known, self.where)
+            raise unknown(self.kind, name, known, where)
         return self._entries[name]
 
     def __iter__(self) -> Iterator[Entry]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.models.probe import eval_mode
 
 SEED = 0  # of the image that is looked at
 
@@ -113,7 +114,7 @@ def runs(net: nn.Module, size: int) -> Any:
     """
     weight = next(net.parameters())
     noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(SEED))
-    with torch.no_grad(), _in_eval(net):
+    with torch.no_grad(), eval_mode(net):
         try:
             return net(noise.to(weight))
         except (RuntimeError, ValueError, AssertionError):
@@ -147,17 +148,6 @@ def _watched(net: nn.Module, calls: dict[str, Call]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _in_eval(net: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _top(net: nn.Module, calls: list[Call]) -> set[str]:

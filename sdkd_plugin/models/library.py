@@ -57,12 +57,11 @@ class LibraryModel(nn.Module):
 
     Args:
         net: the network; its weights and the random state stay as they are.
-        name: with its library, for messages.
     Raises:
         UserError: it does not return logits alone.
     """
 
-    def __init__(self, net: nn.Module, name: str):
+    def __init__(self, net: nn.Module):
         super().__init__()
         for module in net.modules():
             if hasattr(module, "inplace"):
@@ -72,12 +71,15 @@ class LibraryModel(nn.Module):
         listed = getattr(net, "feature_info", None)
         named = tuple(each["module"] for each in listed or ())
         self.net = net
-        self.library_name = name
         self.anatomy = dissect(net, size, named)
         self.probe_size = size if runs(net, ZOO_SIZE) is None else ZOO_SIZE
         self._watch()
         self.register_state_dict_post_hook(_strip)
         self.register_load_state_dict_pre_hook(_wrap)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__  # as messages call every model
 
     def _watch(self) -> None:
         anatomy = self.anatomy
@@ -92,8 +94,8 @@ class LibraryModel(nn.Module):
         """Where the stages are, for SDKD's proxy."""
         stages = tuple(f"net.{path}" for path in self.anatomy.maps[1:])
         if not stages:
-            raise lacks(self.library_name, "feats")
-        return Family(self.library_name, stages, stages, "feats", False, self.anatomy.signed)
+            raise lacks(self._name, "feats")
+        return Family(self._name, stages, stages, "feats", False, self.anatomy.signed)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Given]:
         logits = self._logits(image)  # [N, K]
@@ -114,7 +116,7 @@ class LibraryModel(nn.Module):
                 parts["head_in"] = feats[-1]
         if anatomy.classifier is not None:
             parts["pooled_feat"] = self._kept(anatomy.classifier, "kept_input")
-        return logits, Given(self.library_name, parts)
+        return logits, Given(self._name, parts)
 
     def _logits(self, image: Tensor) -> Tensor:
         try:
@@ -125,7 +127,7 @@ class LibraryModel(nn.Module):
             if sizes == fits or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise UserError(
-                f"{self.library_name} cannot run images of {sizes} "
+                f"{self._name} cannot run images of {sizes} "
                 f"({' '.join(str(error).split())[:100]}); {fits} is known to run: give it "
                 "such images"
             ) from error
@@ -139,14 +141,14 @@ class LibraryModel(nn.Module):
     def forward_head(self, head_in: Tensor) -> tuple[Tensor, Tensor]:
         """As CifarNet's."""
         if not self.anatomy.averages:
-            raise lacks(self.library_name, "head_in")
+            raise lacks(self._name, "head_in")
         pooled = head_in.mean((2, 3))  # [N, D]
         return self.classifier_module()(pooled), pooled
 
     def classifier_module(self) -> nn.Linear:
         """The final linear layer, D -> K."""
         if self.anatomy.classifier is None:
-            raise lacks(self.library_name, "pooled_feat")
+            raise lacks(self._name, "pooled_feat")
         return cast(nn.Linear, self.net.get_submodule(self.anatomy.classifier))
 
     def get_stage_channels(self) -> list[int]:
@@ -244,7 +246,9 @@ def _check(name: str, known: Sequence[str], library: str) -> None:
 
 
 def _entry(name: str, make: Make) -> Entry:
+    kind = type(name, (LibraryModel,), {})
+
     def build(num_classes: int) -> nn.Module:
-        return LibraryModel(make(num_classes=num_classes), name)
+        return kind(make(num_classes=num_classes))
 
     return Entry(name, build, {"make": make})

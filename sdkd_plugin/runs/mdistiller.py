@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sdkd_plugin import weights
-from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_text
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import MODELS
@@ -130,10 +130,8 @@ def _parse(named: str) -> tuple[Path, str, str, str, int]:
     if not Path(path).is_dir():
         raise UserError(f"--upstream {named}: there is no folder {path}; allowed: {FORM}")
     method = VANILLA if method.upper() in (VANILLA, "VANILLA") else method.upper()
-    models = {entry.name for entry in MODELS}
     for model in (student,) if method == VANILLA else (teacher, student):
-        if model not in models:
-            raise unknown("model", model, models, f"--upstream {named}")
+        MODELS.find(model, f"--upstream {named}")
     return Path(path), method, teacher, student, int(seed)
 
 

@@ -165,9 +165,7 @@ def _recipe(
     teacher, _, student = pair.partition("/")
     if student:
         for name in (teacher, student):
-            if name not in {entry.name for entry in MODELS}:
-                known = {entry.name for entry in MODELS}
-                raise unknown("model", name, known, f"pair {pair} of {file.path}")
+            MODELS.find(name, f"pair {pair} of {file.path}")
     elif pair not in shipped:
         raise unknown("pair", pair, [*shipped, "TEACHER/STUDENT"], str(file.path))
     elif method == VANILLA:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from cases import CASES, Case
 from support import loop
+from support.replicas import replicate
 from torch import nn
 
 from sdkd_plugin import weights
@@ -104,7 +105,7 @@ def test_maps_are_those_of_the_blocks():
         assert torch.equal(ours, theirs)
 
 
-def test_a_copy_and_a_replica_keep_their_own_maps():
+def test_a_copy_keeps_its_own_maps():
     model = built(RESNET).eval()
     first = model(images())[1]["feats"][-1]
     twin = copy.deepcopy(model)  # a map of a graph could not be copied
@@ -113,6 +114,21 @@ def test_a_copy_and_a_replica_keep_their_own_maps():
             parameter.mul_(1.1)
     assert not torch.equal(twin(images())[1]["feats"][-1], first)
     assert torch.equal(model(images())[1]["feats"][-1], first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_replica_keeps_its_own_maps(name):
+    """Replicas share a module's hooks, and several run at once."""
+    model, expected = built(name).eval(), built(name).eval()
+    with torch.no_grad():
+        for parameter in expected.parameters():
+            parameter.mul_(1.1)
+    replicas = [replicate(model, change) for change in (1.0, 1.1)]
+    kept = [replica(images())[1] for replica in replicas]
+    for feats, wanted in zip(kept, (model(images())[1], expected(images())[1]), strict=True):
+        for key in ("feats", "preact_feats"):
+            assert all(torch.equal(a, b) for a, b in zip(feats[key], wanted[key], strict=True))
+        assert torch.equal(feats["pooled_feat"], wanted["pooled_feat"])
 
 
 def test_nothing_of_a_batch_stays_in_the_model():
@@ -135,11 +151,16 @@ def test_a_transformer_gives_what_its_classifier_sees_and_says_what_it_lacks():
         model(images())
 
 
-@pytest.mark.parametrize("name, why", [("torchvision:vgg11", "are no modules"), (VIT, "no square")])
-def test_a_probe_fits_what_the_model_can_run(name, why):
+@pytest.mark.parametrize("name, size", [("torchvision:vgg11", 32), (VIT, 224)])
+def test_a_probe_fits_what_the_model_can_run(name, size):
     model = built(name)
     assert probe(model)[0].shape == (1, K)
-    assert model.probe_size == (224 if name == VIT else 32)
+    assert model.probe_size == size
+
+
+def test_a_message_calls_it_by_its_name():
+    with pytest.raises(UserError, match="torchvision:mobilenet_v2 does not let go"):
+        loop.build(Case("SIMKD"), pair=f"{RESNET}/torchvision:mobilenet_v2")
 
 
 @pytest.mark.parametrize(

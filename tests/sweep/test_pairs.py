@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from sdkd_plugin.config import configs_folder, load_config
+from sdkd_plugin.errors import UserError
 from sdkd_plugin.sweep.jobs import folder_of, read_sweep
 from sdkd_plugin.sweep.pairs import pair_settings
 
@@ -88,3 +89,21 @@ def test_a_variant_with_other_data_has_a_teacher_of_its_own(tmp_path, monkeypatc
     assert [job.label for job in found.teachers] == ["teacher resnet56", "teacher resnet56 2"]
     checkpoints = [job.config().DISTILLER.TEACHER_CKPT for job in found.students]
     assert checkpoints[0] == checkpoints[2] != checkpoints[1]
+
+
+def test_pairs_in_a_sweep_may_be_of_libraries(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher.pth").touch()
+    found = sweep(
+        tmp_path,
+        methods=["vanilla", "kd"],
+        pairs=["torchvision:resnet18/timm:resnet10t"],
+        teachers={"torchvision:resnet18": "teacher.pth"},
+    )
+    labels = [job.label for job in found.students]
+    assert labels == [
+        "vanilla/timm:resnet10t seed 0",
+        "kd/torchvision:resnet18/timm:resnet10t seed 0",
+    ]
+    with pytest.raises(UserError, match="unknown model 'resnet1' in timm"):
+        sweep(tmp_path, methods=["kd"], pairs=["resnet14/timm:resnet1"])
