@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from sdkd_plugin import __version__
 from sdkd_plugin.printable import printable
+from sdkd_plugin.sweep.arguments import add_sweep, add_together
+from sdkd_plugin.table.arguments import add_table
 
 EPILOG = (
     "DATASET.TYPE: cifar100 | npz | imagefolder | digits. All keys: sdkd_plugin/defaults.py; a "
@@ -48,9 +50,9 @@ def make_parser() -> Parser:
     _add_train(commands)
     _add_eval(commands)
     _add_verify(commands)
-    _add_table(commands)
-    _add_sweep(commands)
-    _add_together(commands)
+    add_table(commands)
+    add_sweep(commands)
+    add_together(commands)
     _add_demo(commands)
     _add_bridge(commands)
 
@@ -142,134 +144,6 @@ def _add_verify(commands: argparse._SubParsersAction) -> None:
         nargs="*",
         metavar="KEY VALUE",
         help="overrides, right after the folder, such as DATASET.ROOT where the data lie now",
-    )
-
-
-def _add_table(commands: argparse._SubParsersAction) -> None:
-    table = commands.add_parser(
-        "table", help="compare runs: mean, spread, gain, published numbers, cost, paired tests"
-    )
-    table.add_argument(
-        "folders", nargs="*", metavar="RUNS", help="folders that hold runs, searched recursively"
-    )
-
-    table.add_argument(
-        "--format",
-        default="terminal",
-        help="terminal (default), md, latex, csv, html, png or a plug-in's own",
-    )
-    table.add_argument("--output", metavar="FILE", help="write there instead of printing")
-
-    table.add_argument(
-        "--metric",
-        metavar="NAME",
-        default="top1",
-        help="a metric of the runs' records, such as top1 (default), top5, loss or ece",
-    )
-    table.add_argument(
-        "--versus", metavar="METHOD", help="test this method against every other, paired by seed"
-    )
-    table.add_argument(
-        "--best",
-        action="store_true",
-        help="show the best epoch on the evaluated images beside the last epoch",
-    )
-    table.add_argument(
-        "--published",
-        metavar="NAME",
-        help="published numbers: poster, motivation, repdistiller or newer; alone: print it",
-    )
-    table.add_argument(
-        "--ranks",
-        metavar="NAME",
-        help="order of the methods beside this published table's, with Spearman's correlation",
-    )
-    table.add_argument(
-        "--split",
-        nargs="+",
-        default=[],
-        metavar="KEY",
-        help="a row for each value of a method's setting, such as SDKD.FUSION",
-    )
-
-    table.add_argument(
-        "--upstream",
-        nargs="+",
-        default=[],
-        metavar="PATH:METHOD:TEACHER/STUDENT:SEED",
-        help="a run folder of mdistiller's own trainer, which records none of the three; NONE has "
-        "the teacher -",
-    )
-
-
-def _add_sweep(commands: argparse._SubParsersAction) -> None:
-    sweep = commands.add_parser(
-        "sweep", help="run methods x pairs x seeds as a sweep file says, skipping what is finished"
-    )
-    sweep.add_argument("file", metavar="SWEEP.yaml", help="such as configs/sweeps/laptop.yaml")
-    sweep.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        help="runs at a time, each with one thread or what OMP_NUM_THREADS says (default: 1)",
-    )
-    sweep.add_argument(
-        "--executor",
-        default="local",
-        choices=("local", "ray"),
-        help="where the runs go (default: local)",
-    )
-    sweep.add_argument(
-        "--lockstep",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="train runs of one teacher and seed together, each batch's teacher pass made once; "
-        "the same bits (default: yes, where the executor is local and a run one process)",
-    )
-    sweep.add_argument(
-        "--lockstep-size",
-        type=int,
-        default=0,
-        metavar="N",
-        help="runs in a group at most (default: as many as half of the memory holds)",
-    )
-    sweep.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        metavar="N",
-        help="of each run, which then share its batches; methods that need the whole batch have 1 "
-        "(default: 1)",
-    )
-    sweep.add_argument("--address", help="of a running Ray cluster; default: one on this machine")
-    sweep.add_argument("--plan", action="store_true", help="show runs, hours and disk, and stop")
-    sweep.add_argument(
-        "--commands",
-        action="store_true",
-        help="print a shell line per unfinished run, for a scheduler, and stop",
-    )
-    sweep.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="overrides for every run, after the file"
-    )
-
-
-def _add_together(commands: argparse._SubParsersAction) -> None:
-    together = commands.add_parser(
-        "together", help="train the runs of a group file in lockstep; a sweep calls this"
-    )
-    together.add_argument("file", metavar="GROUP.json", help="as a sweep writes it")
-    together.add_argument("--end-with-stdin", action="store_true", help="as of train")
-    together.add_argument(
-        "--size",
-        type=int,
-        default=0,
-        help="runs at a time (default: what half of the memory holds)",
-    )
-    together.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        help="how many do this here at once and share the memory (default: 1)",
     )
 
 

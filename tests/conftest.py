@@ -84,3 +84,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for key, value in getattr(report, "user_properties", []):
             if key == "fuzz" and report.when == "teardown":
                 terminalreporter.write_line(f"fuzz: {value}")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, open_doors) -> Path:
+    """The working directory, empty, of a process that has no plugin yet."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

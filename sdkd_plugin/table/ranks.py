@@ -10,11 +10,9 @@ import numpy as np
 from sdkd_plugin.table.cells import Comparison, TableCell
 from sdkd_plugin.table.grids import Cell, Grid
 from sdkd_plugin.table.published import STUDENT, Published, find_published
-from sdkd_plugin.table.statistics import CONFIDENCE
+from sdkd_plugin.table.statistics import CONFIDENCE, DRAWN, DRAWN_SEED
 
 FEWEST = 4  # methods of a pair: with three, rho is one of four numbers
-DRAWN = 9_999
-DRAWN_SEED = 0
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,20 @@
 A small fake CIFAR-100 and a teacher lie in it.
 """
 
+import importlib
 import os
 import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import sdkd_plugin
 from sdkd_plugin.models import build_model, teacher_checkpoint
@@ -94,3 +97,28 @@ def call() -> Callable[..., subprocess.CompletedProcess]:
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[SimpleNamespace]:
+    """mdistiller's registries and config."""
+    root = os.environ.get("MDISTILLER_ROOT")
+    if not root:
+        pytest.skip(
+            "MDISTILLER_ROOT is not set: NO METHOD IS COMPARED WITH THE REAL mdistiller here"
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root)
+        for kind in (Tensor, nn.Module):
+            patch.setattr(kind, "cuda", lambda self, *arguments: self)
+        names = {
+            "distillers": "distiller_dict",
+            "models.cifar": "cifar_model_dict",
+            "engine.cfg": "CFG",
+        }
+        yield SimpleNamespace(
+            **{
+                attribute: getattr(importlib.import_module(f"mdistiller.{m}"), attribute)
+                for m, attribute in names.items()
+            }
+        )

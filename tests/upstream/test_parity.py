@@ -8,7 +8,6 @@ stubbed.
 import importlib
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,31 +23,6 @@ from sdkd_plugin.upstream import register
 SHARED = ("KD", "DKD", "AT", "SP", "NST", "PKT", "RKD", "FITNET", "VID", "KDSVD", "REVIEWKD", "OFD")
 PAIRS = ("resnet14/resnet8", "vgg13/vgg8")
 NUM_DATA, N = 40, 4
-
-
-@pytest.fixture(scope="module")
-def upstream():
-    """mdistiller's registries and config."""
-    root = os.environ.get("MDISTILLER_ROOT")
-    if not root:
-        pytest.skip(
-            "MDISTILLER_ROOT is not set: NO METHOD IS COMPARED WITH THE REAL mdistiller here"
-        )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(root)
-        for kind in (Tensor, nn.Module):
-            patch.setattr(kind, "cuda", lambda self, *arguments: self)
-        names = {
-            "distillers": "distiller_dict",
-            "models.cifar": "cifar_model_dict",
-            "engine.cfg": "CFG",
-        }
-        yield SimpleNamespace(
-            **{
-                attribute: getattr(importlib.import_module(f"mdistiller.{m}"), attribute)
-                for m, attribute in names.items()
-            }
-        )
 
 
 def twins(
