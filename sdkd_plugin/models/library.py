@@ -182,6 +182,11 @@ def _rename(state: dict[str, Any], old: str, new: str) -> None:
         state[new + key.removeprefix(old)] = state.pop(key)
 
 
+def is_library(name: str) -> bool:
+    """Whether a model is a library's."""
+    return "make" in MODELS[name].info
+
+
 def pretrained_file(name: str) -> Path:
     """The weights that a library offers for its model, as a checkpoint of this package, made from
     the library's cache, or the net, the first time.
@@ -189,8 +194,7 @@ def pretrained_file(name: str) -> Path:
     Raises:
         UserError: the name has no library, or the library cannot give them.
     """
-    entry = MODELS[name]
-    if "make" not in entry.info:
+    if not is_library(name):
         raise UserError(
             f"DISTILLER.TEACHER_CKPT is {PRETRAINED!r}, but {name} is no model of a library; give "
             "the file of a trained teacher"
@@ -199,7 +203,7 @@ def pretrained_file(name: str) -> Path:
     path = Path("download_ckpts") / PRETRAINED / f"{name.replace(':', '-')}.pth"
     if not path.is_file():
         try:
-            net = entry.info["make"](pretrained=True)
+            net = MODELS[name].info["make"](pretrained=True)
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{name} has no weights that could be had: {' '.join(str(error).split())[:200]}"

@@ -7,7 +7,7 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import PUBLISHED_TEACHERS, teacher_checkpoint
-from sdkd_plugin.models.library import PRETRAINED, pretrained_file
+from sdkd_plugin.models.library import PRETRAINED, is_library, pretrained_file
 from sdkd_plugin.registry import METHODS, MODELS
 from sdkd_plugin.settings import flatten
 
@@ -52,10 +52,17 @@ def teacher_path(cfg: CN) -> Path:
     published = "nobody publishes one"
     if name in PUBLISHED_TEACHERS:
         published = "mdistiller publishes it (cifar_teachers.tar)"
+    elif is_library(name):
+        published = (
+            f"DISTILLER.TEACHER_CKPT {PRETRAINED} takes its library's weights, if the classes fit"
+        )
+    recipe, also = f"{name}.yaml", ", or add --train-teacher to this command"
+    if vanilla_file(name) is None:
+        recipe, also = f"resnet20.yaml DISTILLER.STUDENT {name}", ""
     raise MissingTeacherError(
         f"teacher checkpoint {path} (DISTILLER.TEACHER_CKPT) does not exist; {published}; to train "
-        f"one here: python tools/train.py --cfg configs/cifar100/vanilla/{name}.yaml, then set "
-        "DISTILLER.TEACHER_CKPT to its student_latest, or add --train-teacher to this command"
+        f"one here: python tools/train.py --cfg configs/cifar100/vanilla/{recipe}, then set "
+        f"DISTILLER.TEACHER_CKPT to its student_latest{also}"
     )
 
 

@@ -277,6 +277,17 @@ def test_what_has_no_pretrained_weights_says_so(tmp_path, monkeypatch):
         teacher_path(load_config(None, [*words, RESNET]))
 
 
+def test_a_missing_teacher_is_told_with_a_command_that_there_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "timm:resnet18"]
+    with pytest.raises(UserError) as caught:
+        teacher_path(load_config(None, words))
+    told = str(caught.value)
+    assert "TEACHER_CKPT pretrained takes its library's weights" in told
+    assert "vanilla/resnet20.yaml DISTILLER.STUDENT timm:resnet18, then" in told
+    assert "--train-teacher" not in told, "which would have no recipe"
+
+
 def test_timm_missing_is_told(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(UserError, match=re.escape("pip install 'sdkd-plugin[timm]'")):
