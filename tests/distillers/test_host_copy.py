@@ -53,3 +53,5 @@ def test_replicas_read_their_own_buffer_and_one_that_writes_is_seen():
     first.known.write(first, 2)
     assert second.known.read(second) == 1, "another replica's write is not its own"
     assert counter.known.read(counter) == 2
+    second.known.write(second, 9)  # into a buffer that dies with it
+    assert counter.known.read(counter) == 2

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from urllib.error import URLError
+import sys
 
 import pytest
 import timm
@@ -14,14 +14,13 @@ from support import loop
 from support.replicas import replicate
 from torch import nn
 
-from sdkd_plugin import weights
-from sdkd_plugin.config import load_config
+from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
 from sdkd_plugin.models.families import find_family
 from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import MODELS
-from sdkd_plugin.runs.teacher import teacher_path
+from sdkd_plugin.runs.environment import describe_environment
 
 K = 7
 RESNET = "torchvision:resnet18"
@@ -151,6 +150,23 @@ def test_a_transformer_gives_what_its_classifier_sees_and_says_what_it_lacks():
         model(images())
 
 
+def test_what_is_wrong_at_a_size_that_runs_is_no_question_of_the_size():
+    with pytest.raises(RuntimeError, match="channels"):
+        built(RESNET)(torch.randn(2, 1, 32, 32))
+
+
+def test_a_runs_folder_is_called_by_both_models_without_a_colon():
+    words = ["DISTILLER.STUDENT", RESNET, "DISTILLER.TEACHER", "timm:resnet18"]
+    cfg = load_config(configs_folder() / "cifar100" / "kd" / "res56_res20.yaml", words)
+    assert cfg.EXPERIMENT.TAG == "kd,timm-resnet18,torchvision-resnet18"
+
+
+def test_a_run_says_timms_version_where_timm_is_in_use(monkeypatch):
+    assert describe_environment(torch.device("cpu"))["versions"]["timm"] == timm.__version__
+    monkeypatch.delitem(sys.modules, "timm")
+    assert "timm" not in describe_environment(torch.device("cpu"))["versions"]
+
+
 @pytest.mark.parametrize("name, size", [("torchvision:vgg11", 32), (VIT, 224)])
 def test_a_probe_fits_what_the_model_can_run(name, size):
     model = built(name)
@@ -237,58 +253,7 @@ def test_sdkds_proxy_starts_as_the_student_whatever_the_library(fusion):
         ]
 
 
-def cached(tmp_path, monkeypatch) -> dict[str, torch.Tensor]:
-    """ImageNet weights in torchvision's cache, as if they had been downloaded."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(9)
-    state = torchvision.models.mobilenet_v3_small().state_dict()
-    url = torchvision.models.get_model_weights("mobilenet_v3_small").DEFAULT.url
-    folder = tmp_path / "home" / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    torch.save(state, folder / url.rpartition("/")[2])
-    return state
-
-
-def test_a_pretrained_teacher_has_the_librarys_own_weights(tmp_path, monkeypatch):
-    state = cached(tmp_path, monkeypatch)
-    name = "torchvision:mobilenet_v3_small"
-    words = ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", name]
-    path = teacher_path(load_config(None, [*words, "DISTILLER.TEACHER_CKPT", "pretrained"]))
-    teacher = build_model(name, 1000)
-    weights.load_weights(teacher, path, name)
-    assert all(torch.equal(value, state[key]) for key, value in teacher.state_dict().items())
-    with pytest.raises(UserError, match="classifier.3.weight|1000"):
-        weights.load_weights(build_model(name, K), path, name)
-
-
-def test_what_has_no_pretrained_weights_says_so(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-
-    def unreachable(*args: object, **settings: object) -> None:
-        raise URLError("network is unreachable")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    words = ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER_CKPT", "pretrained", "DISTILLER.TEACHER"]
-    with pytest.raises(UserError, match="resnet56 is no model of a library"):
-        teacher_path(load_config(None, [*words, "resnet56"]))
-    with pytest.raises(UserError, match=f"{RESNET} has no weights that could be had: .*network"):
-        teacher_path(load_config(None, [*words, RESNET]))
-
-
-def test_a_missing_teacher_is_told_with_a_command_that_there_is(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    words = ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "timm:resnet18"]
-    with pytest.raises(UserError) as caught:
-        teacher_path(load_config(None, words))
-    told = str(caught.value)
-    assert "TEACHER_CKPT pretrained takes its library's weights" in told
-    assert "vanilla/resnet20.yaml DISTILLER.STUDENT timm:resnet18, then" in told
-    assert "--train-teacher" not in told, "which would have no recipe"
-
-
 def test_timm_missing_is_told(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=re.escape("pip install 'sdkd-plugin[timm]'")):
         MODELS["timm:resnet18"]

@@ -74,6 +74,16 @@ def test_both_orders_of_the_methods(four):
     assert "4 methods, Spearman's rho -0.20, 95 % interval " in shown
 
 
+def test_equal_means_share_their_rank_though_their_last_bits_differ(four, make_run):
+    for method, scores in (("AT", (70.0, 70.07, 70.2)), ("SP", (70.09, 70.09, 70.09))):
+        for seed, score in enumerate(scores):
+            make_run(method, seed, [score])
+    (pair,) = make_report(TableOptions(folders=(four,), ranks="poster")).ranks
+    means = {each.cell.row: each.cell.summary("last").mean for each in pair.methods}
+    assert means["AT"] != means["SP"]
+    assert {e.cell.row: e.rank for e in pair.methods if e.cell.row in means}["AT"] == 1.5
+
+
 def test_images_and_schedule_of_another_size_are_ranked_all_the_same(four, make_run):
     report = make_report(TableOptions(folders=(four,), ranks="poster"))
     assert all(column.protocol["SOLVER.EPOCHS"] != 240 for column in report.comparison.columns)
