@@ -5,39 +5,42 @@
 
 resnet56 -> resnet20, batch 64, the settings of configs/cifar100/, whole steps with data; of a
 method with several phases, the last. `alone` is the sum over the runs of steps that each makes by
-itself, `together` the same steps in lockstep.
+itself, `together` the same steps in lockstep. Then what a run's step and the process's memory come
+to in groups of 1 to 16 KD runs, each group in a process of its own.
 """
 
 import argparse
 import contextlib
 import io
 import itertools
+import json
+import subprocess
+import sys
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import psutil
+import torch
 from measuring import add_real_inputs, command_line, say_environment, spread
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import configs_folder, load_config
 from sdkd_plugin.data.dataset import load_dataset
 from sdkd_plugin.engine.group import Group, Member
+from sdkd_plugin.engine.memory import peak_memory
 from sdkd_plugin.runs.folder import RunFolder
 
 WARM_STEPS = 2
 KD_LIKE = ("kd", "dkd", "at", "sp", "cc", "pkt", "rkd", "fitnet")
-GROUPS = {"8 KD-like methods": (KD_LIKE, 0.60), "all methods": ((), 0.70)}
+ALL = tuple(sorted(each.name for each in (configs_folder() / "cifar100").iterdir()))
+GROUPS = {"8 KD-like methods": (KD_LIKE, 0.60), "all methods": (ALL, 0.70)}
+SIZES = (1, 2, 4, 8, 16)
 
 
-def configs(methods: tuple[str, ...], options: argparse.Namespace, prefix: str) -> list[CN]:
-    """A run of each method; of all if none is named."""
-    folder = configs_folder() / "cifar100"
-    names = methods or tuple(sorted(each.name for each in folder.iterdir()))
-    files = [
-        folder / name / ("resnet20.yaml" if name == "vanilla" else "res56_res20.yaml")
-        for name in names
-    ]
+def config(method: str, options: argparse.Namespace, prefix: str, *words: str) -> CN:
+    """A run of a method; `words` are overrides of its yaml file."""
+    file = "resnet20.yaml" if method == "vanilla" else "res56_res20.yaml"
     overrides = {
         "DATASET.TYPE": "npz",
         "DATASET.ROOT": options.data,
@@ -46,11 +49,20 @@ def configs(methods: tuple[str, ...], options: argparse.Namespace, prefix: str) 
         "SOLVER.LR": 0.0001,  # weights do not matter here, and no loss runs away
         "LOG.PREFIX": prefix,
     }
-    words = [str(word) for pair in overrides.items() for word in pair]
-    return [load_config(file, words) for file in files if file.exists()]
+    given = [str(word) for pair in overrides.items() for word in pair]
+    return load_config(configs_folder() / "cifar100" / method / file, [*given, *words])
 
 
-def build(cfgs: list[CN], options: argparse.Namespace) -> Group:
+@contextlib.contextmanager
+def built(cfgs: Callable[[str], list[CN]]) -> Iterator[Group]:
+    """The group of the runs, whose configs are made for a folder, each in its last phase."""
+    with tempfile.TemporaryDirectory() as prefix:
+        with contextlib.redirect_stdout(io.StringIO()):  # what runs say of themselves
+            group = build(cfgs(prefix))
+        yield group
+
+
+def build(cfgs: list[CN]) -> Group:
     """The runs' group, each in its last phase."""
     dataset = load_dataset(cfgs[0])
     group = Group(dataset, cfgs[0])
@@ -108,22 +120,58 @@ def compare(name: str, wanted: float, group: Group, options: argparse.Namespace)
     )
 
 
+def measure(size: int, options: argparse.Namespace) -> None:
+    """Prints ms of a step, all runs, and peak MiB of this process with so many runs of KD."""
+
+    def cfgs(prefix: str) -> list[CN]:
+        weights = [str(1 + number / 100) for number in range(size)]
+        return [config("kd", options, prefix, "KD.LOSS.KD_WEIGHT", each) for each in weights]
+
+    with built(cfgs) as group:
+        together(group, WARM_STEPS)
+        milliseconds = 1000 * together(group, options.steps) / options.steps
+    print(json.dumps([milliseconds, peak_memory(torch.device("cpu")) / 2**20]))
+
+
+def told_by_size(options: argparse.Namespace) -> Iterator[str]:
+    """Cost by the group's size as markdown; rounds take the sizes in turn."""
+    figures: dict[int, list[list[float]]] = {size: [] for size in SIZES}
+    for _ in range(options.rounds):
+        for size, rows in figures.items():
+            command = [sys.executable, *sys.argv, "--one", str(size)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+
+    yield "| KD runs in a group | ms a step and run | peak MiB of the process |"
+    yield "|---|---|---|"
+    for size, rows in figures.items():
+        step = spread([ms / size for ms, _ in rows], 0)
+        yield f"| {size} | {step} | {spread([peak for _, peak in rows], 0)} |"
+
+
 def main() -> None:
     """Prints ratio and memory of each group."""
     parser = command_line(__doc__, rounds=3, steps=10)
     add_real_inputs(parser)
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one:
+        measure(options.one, options)
+        return
 
     say_environment()
     process = psutil.Process()
     for name, (methods, wanted) in GROUPS.items():
-        with tempfile.TemporaryDirectory() as prefix:
-            before = process.memory_info().rss
-            with contextlib.redirect_stdout(io.StringIO()):  # what runs say of themselves
-                group = build(configs(methods, options, str(Path(prefix))), options)
+        before = process.memory_info().rss
+        with built(
+            lambda prefix, names=methods: [config(m, options, prefix) for m in names]
+        ) as group:
             compare(name, wanted, group, options)
             grown = (process.memory_info().rss - before) / 2**20
             print(f"  memory: {group.memory / 2**20:.0f} MiB counted, {grown:.0f} MiB grown")
+    print()
+    for line in told_by_size(options):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Writes benchmarks/RESULTS.md: what every benchmark printed, on one machine, one after another.
+"""Writes benchmarks/RESULTS.md: what every benchmark printed, each on one machine.
 
     python benchmarks/results.py --mdistiller CHECKOUT --data cifar100.npz --teacher resnet56.pth
         [--only NAME ...] [--keep FOLDER]
 
 Nothing else should run meanwhile. Takes about an hour on two cores; each part is kept in --keep
-when it ends and not repeated, so that the command can be given again.
+when it ends and not repeated, so that the command can be given again. A part that is not kept there
+stays in the file as it is.
 """
 
 import argparse
@@ -16,11 +17,12 @@ import time
 from pathlib import Path
 
 import psutil
-import torch
-
-from sdkd_plugin.runs.environment import describe_environment
 
 HERE = Path(__file__).parent
+HEADER = """# Measured
+
+Written by `python benchmarks/results.py`; each part's file says how it is measured. A figure is
+the median of its rounds, with their range. Every part says where and when it was measured."""
 # name: what it is called, and what is passed on to it
 PARTS = {
     "against": ("Beside the real mdistiller", ("mdistiller", "data")),
@@ -47,40 +49,38 @@ def run(name: str, options: argparse.Namespace, threads: int) -> str:
 
 
 def shown(text: str) -> str:
-    """The figures: tables as they are, anything else as code."""
-    lines = [line for line in text.splitlines() if line and not line.startswith("{")]
-    blocks: list[str] = []
-    for line in lines:
-        table = line.startswith("|")
-        if not blocks or (blocks[-1].startswith("|") != table):
-            blocks.append(line)
-        else:
-            blocks[-1] += f"\n{line}"
-    return "\n\n".join(b if b.startswith("|") else f"```\n{b}\n```" for b in blocks)
+    """The figures: tables as they are, anything else as code; an empty line parts them."""
+    blocks: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("{"):
+            continue
+        parted = not line or (blocks[-1] and blocks[-1][0].startswith("|") != line.startswith("|"))
+        if parted:
+            blocks.append([])
+        if line:
+            blocks[-1].append(line)
+
+    texts = ["\n".join(block) for block in blocks if block]
+    return "\n\n".join(t if t.startswith("|") else f"```\n{t}\n```" for t in texts)
 
 
-def origin(text: str) -> str:
-    """The command, commit and threads of a part, which it printed itself."""
+def origin(kept: Path) -> str:
+    """Command, commit, day, hardware and versions of a part."""
+    text = kept.read_text()
     (about,) = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     changed = " with uncommitted changes" if about["uncommitted_changes"] else ""
     words = [Path(word).name for word in about["command"]]
+    day = time.strftime("%Y-%m-%d", time.gmtime(kept.stat().st_mtime))
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
         f"`python benchmarks/{' '.join(words)}`, commit {about['commit'][:10]}{changed}, "
-        f"{about['threads']} threads"
+        f"{about['threads']} threads; {day}, {about['device']}, {versions}"
     )
 
 
-def header() -> str:
-    """Hardware, versions, commit and day."""
-    about = describe_environment(torch.device("cpu"))
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    memory = psutil.virtual_memory().total / 2**30
-    return (
-        "# Measured\n\nWritten by `python benchmarks/results.py`; each part's file says how it is "
-        "measured. A figure is the median of its rounds, with their range.\n\n"
-        f"- {time.strftime('%Y-%m-%d')}\n"
-        f"- {about['device']}, {psutil.cpu_count()} cores, {memory:.0f} GiB\n- {versions}\n"
-    )
+def sections(text: str) -> dict[str, str]:
+    """The file's parts by title."""
+    return {part.split("\n", 1)[0]: part.rstrip() for part in text.split("\n## ")[1:]}
 
 
 def main() -> None:
@@ -103,13 +103,14 @@ def main() -> None:
             kept.write_text(run(name, options, threads))
             print(f"{name} is done", flush=True)
 
-    parts = []
+    file = HERE / "RESULTS.md"
+    parts = sections(file.read_text())
     for name, (title, _) in PARTS.items():
         kept = options.keep / f"{name}.txt"
         if kept.exists():
-            text = kept.read_text()
-            parts.append(f"## {title}\n\n{origin(text)}\n\n{shown(text)}\n")
-    (HERE / "RESULTS.md").write_text("\n".join([header(), *parts]))
+            parts[title] = f"{title}\n\n{origin(kept)}\n\n{shown(kept.read_text())}"
+    titles = [title for title, _ in PARTS.values() if title in parts]
+    file.write_text("\n\n## ".join([HEADER, *(parts[title] for title in titles)]) + "\n")
 
 
 if __name__ == "__main__":
