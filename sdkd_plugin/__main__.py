@@ -133,6 +133,7 @@ def _table(options: argparse.Namespace) -> None:
     from sdkd_plugin.table.report import TableOptions
 
     shown = TableOptions(
+        processes=os.cpu_count() or 1,
         folders=tuple(options.folders),
         upstream=tuple(options.upstream),
         metric=options.metric,

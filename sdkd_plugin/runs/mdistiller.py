@@ -20,7 +20,8 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_text
 from sdkd_plugin.models import build_model
 from sdkd_plugin.registry import MODELS
-from sdkd_plugin.runs.read import VANILLA, WORKLOG, Rejected, Run
+from sdkd_plugin.runs.find import WORKLOG, Rejected
+from sdkd_plugin.runs.read import VANILLA, Run
 from sdkd_plugin.runs.record import ACCURACIES, Result
 from sdkd_plugin.runs.valid import is_number
 

@@ -4,30 +4,27 @@ is not needed here.
 
 import gc
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
+import multiprocessing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_object
+from sdkd_plugin.runs.find import MARKERS, WORKLOG, Place, Rejected, find_runs
 from sdkd_plugin.runs.metrics import Curves, Metrics, Points, read_metrics
 from sdkd_plugin.runs.names import todays
 from sdkd_plugin.runs.record import FILE, HEADLINE, Result
 from sdkd_plugin.runs.valid import check_identity
 
-# a folder with any of these claims to be a run
-MARKERS = ("identity.json", FILE, "metrics.csv")
-WORKLOG = "worklog.txt"  # the log of mdistiller's trainer, which names neither method nor seed
 VANILLA = "NONE"
 HOME = "sdkd_plugin"  # the host that trained a run, unless its identity names another
 
-LINK_DEPTH = 3  # levels under a linked folder that are searched: PROJECT/NAME/seed<k>
-
-Place = tuple[int, int]  # what the system knows a folder by, whatever path leads there
+PART = 500  # runs that a process reads before it hands them over
 
 # Identity keys that this package's own loop never reads (mdistiller's does), so that they change no
 # number.
@@ -130,21 +127,15 @@ class Run:
         return "val" if self.identity["DATASET.VAL_FRACTION"] > 0 else "test"
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """A folder that looks like a run but cannot be trusted."""
-
-    path: Path
-    reason: str
-
-
 def read_runs(
-    folders: Iterable[str | Path], curves: bool = False
+    folders: Iterable[str | Path], curves: bool = False, processes: int = 1
 ) -> tuple[list[Run], list[Rejected]]:
     """Reads every run under `folders`, each once, ordered by path.
 
     Args:
         curves: whether the scores of every epoch are wanted, which are then checked as well.
+        processes: that read, where there are so many runs that it pays; above 1 for a command
+            line, since a script without `if __name__ == "__main__"` starts again in each.
     Raises:
         UserError: a folder does not exist, is a file, or holds nothing that looks like a run.
     """
@@ -157,7 +148,7 @@ def read_runs(
                 f"{folder} {fault}; give folders that hold runs, such as the LOG.PREFIX of "
                 "tools/train.py"
             )
-        here, unread = _find(folder)
+        here, unread = find_runs(folder)
         rejected += unread
         if not here and not unread:
             names = ", ".join((*MARKERS, WORKLOG))
@@ -166,14 +157,33 @@ def read_runs(
             )
         found.update({place: path for place, path in here.items() if place not in found})
 
-    runs = []
-    with _without_collector():
-        for path in sorted(found.values()):
-            try:
-                runs.append(_read(path, curves))
-            except UserError as error:
-                rejected.append(Rejected(path, str(error)))
+    read = _read_all(sorted(found.values()), curves, processes)
+    runs = [each for each in read if isinstance(each, Run)]
+    rejected += [each for each in read if isinstance(each, Rejected)]
     return runs, sorted(rejected, key=lambda bad: bad.path)
+
+
+def _read_all(paths: Sequence[Path], curves: bool, processes: int) -> list[Run | Rejected]:
+    parts = [paths[start : start + PART] for start in range(0, len(paths), PART)]
+    read = partial(_read_part, curves=curves)
+    with _without_collector():
+        if processes == 1 or len(parts) <= processes:
+            return [each for part in parts for each in read(part)]
+        # spawn: a fork of a process with threads can hang
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context) as pool:
+            return [each for part in pool.map(read, parts) for each in part]
+
+
+def _read_part(paths: Iterable[Path], curves: bool) -> list[Run | Rejected]:
+    read: list[Run | Rejected] = []
+    with _without_collector():
+        for path in paths:
+            try:
+                read.append(_read(path, curves))
+            except UserError as error:
+                read.append(Rejected(path, str(error)))
+    return read
 
 
 @contextmanager
@@ -188,43 +198,6 @@ def _without_collector() -> Iterator[None]:
     finally:
         if on:
             gc.enable()
-
-
-def _find(folder: Path) -> tuple[dict[Place, Path], list[Rejected]]:
-    """The run folders under `folder`, each once, and the folders that cannot be searched.
-
-    Links to folders are followed after all that is really there, so that a run is called by its own
-    path where it has one; a link that leads back, or to what has been searched, adds nothing.
-    """
-    found: dict[Place, Path] = {}
-    faults: list[OSError] = []
-    seen: set[Place] = set()
-    tops = [str(folder)]
-    for top in tops:  # grows on the way
-        deepest = math.inf if top == tops[0] else top.count(os.sep) + LINK_DEPTH
-        for parent, children, files in os.walk(top, onerror=faults.append):
-            place = _place(parent)
-            if place in seen:
-                children.clear()
-                continue
-            seen.add(place)
-            if not {*MARKERS, WORKLOG}.isdisjoint((*files, *children)):
-                found[place] = Path(parent)
-                children.clear()  # what lies in a run is its own
-            children.sort()
-            inner = [os.path.join(parent, child) for child in children]
-            tops += filter(os.path.islink, inner)
-            if parent.count(os.sep) >= deepest:
-                children.clear()
-    unread = [
-        Rejected(Path(fault.filename), f"cannot be read: {fault.strerror}") for fault in faults
-    ]
-    return found, unread
-
-
-def _place(path: str) -> Place:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _read(path: Path, curves: bool) -> Run:

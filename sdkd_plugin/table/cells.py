@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from sdkd_plugin.errors import UserError, unknown
-from sdkd_plugin.runs.read import VANILLA, Rejected, Run
+from sdkd_plugin.runs.find import Rejected
+from sdkd_plugin.runs.read import VANILLA, Run
 from sdkd_plugin.runs.record import HEADLINE
 from sdkd_plugin.table.columns import Column, as_text, place_runs
 from sdkd_plugin.table.metric import ShownMetric, find_metric

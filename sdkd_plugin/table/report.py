@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.printable import printable
-from sdkd_plugin.runs.read import Rejected, Run, read_runs
+from sdkd_plugin.runs.find import Rejected
+from sdkd_plugin.runs.read import Run, read_runs
 from sdkd_plugin.runs.record import HEADLINE
 from sdkd_plugin.table.cells import Comparison, compare_runs
 from sdkd_plugin.table.details import details_grid
@@ -42,6 +43,7 @@ class TableOptions:
         width: characters of the terminal; None: as wide as the tables are.
         colour: write the terminal's escape codes.
         curves: read the scores of every epoch, which only a page's pictures show.
+        processes: that read, as of `read_runs`.
     """
 
     folders: tuple[str | Path, ...] = ()
@@ -56,6 +58,7 @@ class TableOptions:
     width: int | None = None
     colour: bool = False
     curves: bool = False
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ def _numbers(options: TableOptions) -> tuple[Published, ...]:
 
 
 def _read(options: TableOptions) -> tuple[list[Run], list[Rejected]]:
-    runs, rejected = read_runs(options.folders, options.curves)
+    runs, rejected = read_runs(options.folders, options.curves, options.processes)
     if options.upstream:
         # brings torch, which a table of our own runs does not need
         from sdkd_plugin.runs.mdistiller import read_upstream

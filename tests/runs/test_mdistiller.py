@@ -14,8 +14,8 @@ import torch
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
+from sdkd_plugin.runs.find import Rejected
 from sdkd_plugin.runs.mdistiller import read_upstream
-from sdkd_plugin.runs.read import Rejected
 
 SPEC = "{}:DKD:resnet56/resnet20:0"
 

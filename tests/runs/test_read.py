@@ -2,11 +2,13 @@ import gc
 import json
 import shutil
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import FORMATS
+from sdkd_plugin.runs import read
 from sdkd_plugin.runs.read import read_runs
 from sdkd_plugin.table.report import TableOptions, make_report
 
@@ -208,3 +210,22 @@ def test_garbage_is_collected_after_reading_as_before_it(make_run, on):
         assert gc.isenabled() == on
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_several_processes_read_what_one_does(make_run, tmp_path, monkeypatch):
+    for seed in range(7):
+        path = make_run("KD", seed, [60.0 + seed])
+    (path / "result.json").write_text("[]")
+    whole = read_runs([tmp_path])
+    asked = []
+
+    class Pool(ProcessPoolExecutor):
+        def map(self, function, parts):
+            asked.append(len(parts))
+            return super().map(function, parts)
+
+    monkeypatch.setattr(read, "PART", 2)
+    monkeypatch.setattr(read, "ProcessPoolExecutor", Pool)
+    assert read_runs([tmp_path], processes=2) == whole
+    assert asked == [4]
+    assert len(whole[0]) == 6 and [bad.path for bad in whole[1]] == [path]

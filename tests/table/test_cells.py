@@ -5,7 +5,8 @@ import pytest
 from support.runs import bare_run
 
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.runs.read import Rejected, Run
+from sdkd_plugin.runs.find import Rejected
+from sdkd_plugin.runs.read import Run
 from sdkd_plugin.table.cells import compare_runs
 
 
