@@ -11,8 +11,10 @@ from torch.autograd.function import once_differentiable
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -24,6 +26,7 @@ CONFIG = {
     "LAMBDA_MAX": 1.0,  # and from epoch LAMBDA_EPOCHS on
     # epochs over which lambda grows along half a cosine; 0: it is LAMBDA_MAX from the start
     "LAMBDA_EPOCHS": 10,
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "CE_WEIGHT": AtLeast(0),
@@ -33,6 +36,7 @@ ALLOWED = {
     "LAMBDA_MIN": AtLeast(0),
     "LAMBDA_MAX": AtLeast(0),
     "LAMBDA_EPOCHS": AtLeast(0),
+    **lskd.ALLOWED,
 }
 THETA_START = 1.0  # of the authors' code: the first temperature is TAU_INIT + 0.73 TAU_RANGE
 
@@ -115,7 +119,8 @@ class CTKD(Distiller):
             logits_teacher, _ = self.teacher(image)  # [N, K]
 
         tau = self.temperature(epoch)
-        kd = ctkd_loss(logits_student, logits_teacher, tau)
+        seen = kl_logits(self.node.LOGIT_STANDARD, logits_student, logits_teacher)  # [N, K] both
+        kd = ctkd_loss(*seen, tau)
         self.terms = {"kd": kd.detach(), "tau": tau.detach()}
         return logits_student, {
             "loss_ce": self.node.CE_WEIGHT * cross_entropy(logits_student, target),

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
@@ -21,6 +23,7 @@ CONFIG = {
     "T": 4.0,  # tau, divides both logits
     # epochs over which alpha and beta grow linearly to their full size; 0: full from the start
     "WARMUP": 20,
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "CE_WEIGHT": AtLeast(0),
@@ -28,6 +31,7 @@ ALLOWED = {
     "BETA": AtLeast(0),
     "T": Above(0),
     "WARMUP": AtLeast(0),
+    **lskd.ALLOWED,
 }
 
 
@@ -136,13 +140,15 @@ class DKD(Distiller):
         self.alpha = cfg.DKD.ALPHA
         self.beta = cfg.DKD.BETA
         self.warmup = cfg.DKD.WARMUP
+        self.standard = cfg.DKD.LOGIT_STANDARD
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         logits_student, _ = self.student(image)  # [N, K]
         with torch.no_grad():
             logits_teacher, _ = self.teacher(image)  # [N, K]
 
-        tckd, nckd = dkd_terms(logits_student, logits_teacher, target, self.tau)
+        seen = kl_logits(self.standard, logits_student, logits_teacher)  # [N, K] both
+        tckd, nckd = dkd_terms(*seen, target, self.tau)
         self.terms = {"tckd": tckd.detach(), "nckd": nckd.detach()}
         factor = warmup_factor(epoch, self.warmup)
         return logits_student, {

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, AtLeast
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import Distiller, Phase, Step, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -18,12 +20,14 @@ CONFIG = {
     "KD_WEIGHT": 1.0,  # weight of both KL terms
     "TAU": 1.0,  # temperature, divides both logits
     "PEER_LR_FACTOR": 1.0,  # the peer's learning rate relative to SOLVER.LR
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "CE_WEIGHT": AtLeast(0),
     "KD_WEIGHT": AtLeast(0),
     "TAU": Above(0),
     "PEER_LR_FACTOR": Above(0),
+    **lskd.ALLOWED,
 }
 
 
@@ -63,6 +67,7 @@ class DML(Distiller):
         self.ce_weight = cfg.DML.CE_WEIGHT
         self.kd_weight = cfg.DML.KD_WEIGHT
         self.peer_lr_factor = cfg.DML.PEER_LR_FACTOR
+        self.standard = cfg.DML.LOGIT_STANDARD
 
     def get_parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
         student = list(self.student.parameters())
@@ -75,7 +80,8 @@ class DML(Distiller):
 
         # DIFF 1: both from one forward pass each, where the paper's algorithm updates one network
         # before the other looks
-        kd_student, kd_peer = mutual_losses(logits_student, logits_peer, self.tau)
+        seen = kl_logits(self.standard, logits_student, logits_peer)  # [N, K] both
+        kd_student, kd_peer = mutual_losses(*seen, self.tau)
         ce_student = cross_entropy(logits_student, target)
         ce_peer = cross_entropy(logits_peer, target)
         self.terms = {"peer_ce": ce_peer.detach(), "peer_kd": kd_peer.detach()}

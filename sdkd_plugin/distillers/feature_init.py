@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import Distiller, Phase, Step, cross_entropy, whole_epochs
 from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.probe import eval_mode
 
@@ -24,6 +26,7 @@ CONFIG = {
         "CE_WEIGHT": 1.0,  # second phase: weight of the cross entropy with the labels
         "KD_WEIGHT": 0.0,  # second phase: weight of KD's tau^2 KL; 0.0: no teacher there
     },
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "INIT_EPOCHS": AtLeast(0),
@@ -31,6 +34,7 @@ ALLOWED = {
     "TAU": Above(0),
     "LOSS.CE_WEIGHT": AtLeast(0),
     "LOSS.KD_WEIGHT": AtLeast(0),
+    **lskd.ALLOWED,
 }
 RENAMED = {"TEMPERATURE": "TAU"}
 
@@ -55,6 +59,7 @@ class FeatureInit(Distiller, ABC):
         self.tau = node.TAU
         self.ce_weight = node.LOSS.CE_WEIGHT
         self.kd_weight = node.LOSS.KD_WEIGHT
+        self.standard = node.LOGIT_STANDARD
         self.trained_first = feature_modules(student, name, layer) if node.INIT_EPOCHS else []
 
     @abstractmethod
@@ -97,8 +102,12 @@ class FeatureInit(Distiller, ABC):
         if self.kd_weight:
             with torch.no_grad():
                 logits_teacher, _ = self.teacher(image)  # [N, K]
-            losses["loss_kd"] = self.kd_weight * kd_loss(logits_student, logits_teacher, self.tau)
+            losses["loss_kd"] = self.kd_weight * self.kd(logits_student, logits_teacher)
         return logits_student, losses
+
+    def kd(self, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
+        """The KD term without its weight; both [N, K]."""
+        return kd_loss(*kl_logits(self.standard, logits_student, logits_teacher), self.tau)
 
 
 def init_phase(cfg: CfgNode, name: str) -> list[Phase]:

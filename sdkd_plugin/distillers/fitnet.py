@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Anything, AtLeast
-from sdkd_plugin.distillers import feature_init
+from sdkd_plugin.distillers import feature_init, lskd
 from sdkd_plugin.distillers.base import Distiller, Phase, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.feature_init import FeatureInit
-from sdkd_plugin.distillers.kd import kd_loss
 from sdkd_plugin.distillers.maps import fitting_convolution, pool_pair
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.probe import probe
@@ -33,6 +32,7 @@ CONFIG = {
         # weight of KD's tau^2 KL; the paper has one, RepDistiller and mdistiller none
         "KD_WEIGHT": 0.0,
     },
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "HINT_LAYER": AtLeast(0),
@@ -124,7 +124,7 @@ class FitNet(FeatureInit):
 
         loss_kd = self.init_loss(feats_student, feats_teacher)  # DIFF 1: all at once
         if self.kd_weight:
-            loss_kd = loss_kd + self.kd_weight * kd_loss(logits_student, logits_teacher, self.tau)
+            loss_kd = loss_kd + self.kd_weight * self.kd(logits_student, logits_teacher)
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
             "loss_kd": loss_kd,

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, Anything, AtLeast, Numbers
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.base import (
     CifarNet,
@@ -41,6 +43,7 @@ CONFIG = {
     # whether CE and KL see both networks' logits brought to mean 0 and deviation LOGIT_SCALE
     "LOGIT_NORM": True,
     "LOGIT_SCALE": 2.5,
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "N": AtLeast(1),
@@ -53,6 +56,7 @@ ALLOWED = {
     "RAMP_WEIGHTS": Numbers("numbers from 0, one more than RAMP_EPOCHS", AtLeast(0)),
     "LOGIT_NORM": Anything(),
     "LOGIT_SCALE": Above(0),
+    **lskd.ALLOWED,
 }
 EPS = 1e-7  # added to the variance of a sample's logits, as in the authors' code
 
@@ -218,7 +222,7 @@ class NORM(Distiller):
             theirs = normalised(theirs, self.node.LOGIT_SCALE)  # [B, K]
         # WRN's map is the raw sum before its norm, on both sides
         feat = norm_loss(expanded, feats_teacher["feats"][-1], self.node.N)
-        kd = kd_loss(own, theirs, self.node.TAU)
+        kd = kd_loss(*kl_logits(self.node.LOGIT_STANDARD, own, theirs), self.node.TAU)
         self.terms = {"norm_feat": feat.detach(), "kd": kd.detach()}
 
         # DIFF 3: epochs from 1 to 240, where the authors' loop counts from 0 to 240

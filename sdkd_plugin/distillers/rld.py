@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import check_target, split_target, warmup_factor
 from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -22,6 +24,7 @@ CONFIG = {
     "T": 4.0,  # temperature of MCD
     # epochs over which both grow linearly to their full size; 0: full from the start
     "WARMUP": 20,
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "CE_WEIGHT": AtLeast(0),
@@ -30,6 +33,7 @@ ALLOWED = {
     "ALPHA_T": Above(0),
     "T": Above(0),
     "WARMUP": AtLeast(0),
+    **lskd.ALLOWED,
 }
 # a logit, once divided by the temperature, whose probability is 0 in float32 and float64: finite,
 # so that a row in which every class has it is uniform, where -inf would make it NaN
@@ -90,7 +94,8 @@ class RLD(Distiller):
             logits_teacher, _ = self.teacher(image)  # [N, K]
 
         node = self.node
-        scd, mcd = rld_terms(logits_student, logits_teacher, target, node.ALPHA_T, node.T)
+        seen = kl_logits(node.LOGIT_STANDARD, logits_student, logits_teacher)  # [N, K] both
+        scd, mcd = rld_terms(*seen, target, node.ALPHA_T, node.T)
         self.terms = {"scd": scd.detach(), "mcd": mcd.detach()}
         factor = warmup_factor(epoch, node.WARMUP)  # DIFF 3: 0 is allowed
         return logits_student, {

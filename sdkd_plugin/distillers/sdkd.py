@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, Anything, AtLeast, Between, Numbers, OneOf
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import Distiller, Step, add_up, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import warmup_factor
 from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.distillers.proxy import ProxyTeacher
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.families import find_family, stage_channels
@@ -52,6 +54,7 @@ CONFIG = {
     # epochs over which P takes its share of the student's KL over from T, linearly; 0: at once
     "HANDOVER": 0,
     "LOSS": LOSS,
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "TAU": Above(0),
@@ -66,6 +69,7 @@ ALLOWED = {
     "WARMUP": AtLeast(0),
     "HANDOVER": AtLeast(0),
     **{f"LOSS.{name}": AtLeast(0) for name in LOSS},
+    **lskd.ALLOWED,
 }
 PROXY_WEIGHTS = (
     "PROXY_WEIGHT",
@@ -186,16 +190,20 @@ class SDKD(Distiller):
         )
         loss_kd = warmup_factor(epoch, self.cfg.WARMUP) * self._weigh(
             z_s.new_zeros(()),
-            kd_teacher=(w_t, lambda: kd_loss(z_s, z_t, tau)),
-            kd_proxy=(w_p, lambda: kd_loss(z_s, z_p.detach(), proxy_tau)),
+            kd_teacher=(w_t, lambda: self._kl(z_s, z_t, tau)),
+            kd_proxy=(w_p, lambda: self._kl(z_s, z_p.detach(), proxy_tau)),
             feat=(
                 w.FEAT_WEIGHT,
                 lambda: add_up(feature_distance(s[k], f[k].detach()) for k in self.pairs),
             ),
-            mutual=(w.MUTUAL_WEIGHT, lambda: kd_loss(z_p, z_s.detach(), proxy_tau)),
-            proxy_kd_teacher=(w.PROXY_TEACHER_WEIGHT, lambda: kd_loss(z_p, z_t, proxy_tau)),
+            mutual=(w.MUTUAL_WEIGHT, lambda: self._kl(z_p, z_s.detach(), proxy_tau)),
+            proxy_kd_teacher=(w.PROXY_TEACHER_WEIGHT, lambda: self._kl(z_p, z_t, proxy_tau)),
         )
         return z_s, {"loss_ce": loss_ce, "loss_kd": loss_kd}
+
+    def _kl(self, logits: Tensor, goal: Tensor, tau: float) -> Tensor:
+        """tau^2 KL(goal || logits), both [N, K]."""
+        return kd_loss(*kl_logits(self.cfg.LOGIT_STANDARD, logits, goal), tau)
 
     def _shares(self, epoch: int) -> tuple[float, float]:
         """The weights of T's and of P's KL on the student in this epoch; their sum is w_t + w_p."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, AtLeast
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import (
     Distiller,
     Step,
@@ -19,6 +20,7 @@ from sdkd_plugin.distillers.base import (
     full_precision,
 )
 from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.distillers.maps import pool_to
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.base import conv_norm
@@ -32,6 +34,7 @@ CONFIG = {
     "FEAT_WEIGHT": 400.0,  # weight of the attended feature loss
     "SOFT": 1.0,  # divides the attention logits
     "FACTOR": 4,  # batch size over length of queries and keys; at most the batch size
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "CE_WEIGHT": AtLeast(0),
@@ -40,6 +43,7 @@ ALLOWED = {
     "FEAT_WEIGHT": AtLeast(0),
     "SOFT": Above(0),
     "FACTOR": AtLeast(1),
+    **lskd.ALLOWED,
 }
 
 
@@ -206,7 +210,8 @@ class SemCKD(Distiller):
             feats_student["feats"][1:], feats_teacher["feats"][1:]
         )
         feat = attended_loss(distances, attention)
-        kd = kd_loss(logits_student, logits_teacher, self.node.TAU)
+        seen = kl_logits(self.node.LOGIT_STANDARD, logits_student, logits_teacher)  # [N, K] both
+        kd = kd_loss(*seen, self.node.TAU)
 
         self.terms = {"semckd_feat": feat.detach(), "kd": kd.detach()}
         return logits_student, {

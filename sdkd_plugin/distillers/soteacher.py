@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, AtLeast, OneOf
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import (
     Distiller,
     Phase,
@@ -19,6 +20,7 @@ from sdkd_plugin.distillers.base import (
     whole_epochs,
 )
 from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
@@ -36,6 +38,7 @@ CONFIG = {
         "KD_WEIGHT": 0.5,  # and of tau^2 KL
         "TAU": 4.0,  # and its temperature
     },
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "TEACHER_EPOCHS": Above(0),
@@ -46,6 +49,7 @@ ALLOWED = {
     "KD.CE_WEIGHT": AtLeast(0),
     "KD.KD_WEIGHT": AtLeast(0),
     "KD.TAU": Above(0),
+    **lskd.ALLOWED,
 }
 
 
@@ -163,7 +167,8 @@ class SoTeacher(Distiller):
         with torch.no_grad():
             logits_teacher, _ = self.teacher(image)  # [N, K]
 
-        kd = kd_loss(logits_student, logits_teacher, self.node.KD.TAU)
+        seen = kl_logits(self.node.LOGIT_STANDARD, logits_student, logits_teacher)  # [N, K] both
+        kd = kd_loss(*seen, self.node.KD.TAU)
         self.terms = {}
         return logits_student, {
             "loss_ce": self.node.KD.CE_WEIGHT * cross_entropy(logits_student, target),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import Above, AtLeast, OneOf
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import (
     Distiller,
     Step,
@@ -19,6 +20,7 @@ from sdkd_plugin.distillers.base import (
     full_precision,
 )
 from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.models.base import conv_norm, init_convolutions
 from sdkd_plugin.models.probe import pooled_dim
 from sdkd_plugin.registry import METHODS
@@ -32,6 +34,7 @@ CONFIG = {
     "SR_WEIGHT": 1.0,  # weight of the softmax regression loss
     # map: 1x1 convolution before the global average, as the authors' | pooled: after it, as SimKD's
     "CONNECTOR": "map",
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "CE_WEIGHT": AtLeast(0),
@@ -40,6 +43,7 @@ ALLOWED = {
     "FM_WEIGHT": AtLeast(0),
     "SR_WEIGHT": AtLeast(0),
     "CONNECTOR": OneOf(("map", "pooled"), "connector"),
+    **lskd.ALLOWED,
 }
 
 
@@ -116,7 +120,8 @@ class SRRL(Distiller):
                 logits_teacher,
                 self.teacher.classifier_module(),
             )
-        kd = kd_loss(logits_student, logits_teacher, self.node.TAU)
+        seen = kl_logits(self.node.LOGIT_STANDARD, logits_student, logits_teacher)  # [N, K] both
+        kd = kd_loss(*seen, self.node.TAU)
 
         self.terms = {
             "srrl_fm": matching.detach(),

@@ -30,6 +30,7 @@ NOT_IDENTITY = (
 # Keys that came later, with what runs did before: they count where they say something else, so that
 # a run from before is the same run still.
 LATER = {"SOLVER.TF32": False, "SDKD.PROXY_TAU": 0.0, "SDKD.HANDOVER": 0}
+LATER_IN_METHODS = {"LOGIT_STANDARD": False}  # the same, of keys that many methods' nodes have
 
 
 def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str, Any]:
@@ -43,15 +44,16 @@ def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str
         UserError: a file that a method's config key names cannot be read.
     """
     idle = idle_keys()
+    method = METHODS[cfg.DISTILLER.TYPE]
+    later = {**LATER, **{f"{method.name}.{key}": v for key, v in LATER_IN_METHODS.items()}}
     flat = {
         key: value
         for key, value in flatten(active_config(cfg))
         if not key.startswith(NOT_IDENTITY)
         and key not in idle
-        and not (key in LATER and value == LATER[key])
+        and not (key in later and value == later[key])
     }
 
-    method = METHODS[cfg.DISTILLER.TYPE]
     for name in method.info.get("file_keys", ()):
         key = f"{method.name}.{name}"
         try:

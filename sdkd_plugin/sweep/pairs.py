@@ -1,6 +1,7 @@
 """The recipe of a method for a teacher and a student that no yaml file pairs."""
 
 from pathlib import Path
+from statistics import mode
 
 from sdkd_plugin.config import active_config, default_config, load_config
 from sdkd_plugin.runs.teacher import vanilla_file
@@ -14,7 +15,8 @@ def pair_settings(folder: Path, teacher: str, student: str) -> tuple[Path, Setti
     A file of exactly this pair is taken as it is. Else any file is, with the pair's names; the
     solver as the student's own vanilla file has it, where the method's files follow their
     students'; and the default of each of the method's settings in which its files differ, since
-    they were chosen for their pairs.
+    they were chosen for their pairs. In a folder METHOD_VARIANT, such as kd_lskd, it is not the
+    default, which is the method's without the variant, but what most of the files say.
 
     Args:
         folder: holds the method's yaml files, at least one.
@@ -30,10 +32,12 @@ def pair_settings(folder: Path, teacher: str, student: str) -> tuple[Path, Setti
     first, *others = [dict(flatten(active_config(cfg))) for cfg in configs]
     defaults = dict(flatten(default_config()))
     own = f"{configs[0].DISTILLER.TYPE}."
+    variant = folder.name.startswith(f"{configs[0].DISTILLER.TYPE.lower()}_")
     settings = {"DISTILLER.TEACHER": teacher, "DISTILLER.STUDENT": student}
     for key, value in first.items():
         if key.startswith(own) and any(other.get(key) != value for other in others):
-            settings[key] = str(defaults[key])
+            usual = mode([value, *(other[key] for other in others)]) if variant else defaults[key]
+            settings[key] = str(usual)
     return files[0], {**settings, **_solver(first, student)}
 
 

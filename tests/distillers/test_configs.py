@@ -93,7 +93,9 @@ def test_folder_file_name_and_tag_say_what_is_inside(file):
         said["DISTILLER.TEACHER"],
         said["DISTILLER.STUDENT"],
     )
-    assert METHODS[said["DISTILLER.TYPE"]].build.__module__.rsplit(".")[-1] == folder
+    method = METHODS[said["DISTILLER.TYPE"]].build.__module__.rsplit(".")[-1]
+    standard = said.get(f"{said['DISTILLER.TYPE']}.LOGIT_STANDARD", False)
+    assert (f"{method}_lskd" if standard else method) == folder
     models = {entry.name for entry in MODELS}
     assert teacher in models and student in models
     if folder == "vanilla":
@@ -131,6 +133,20 @@ def test_dkds_beta_is_the_published_one(file):
     beta = {"resnet56": 2.0, "resnet110": 2.0, "wrn_40_2": 6.0, "vgg13": 6.0}
     cfg = load_config(file)
     assert cfg.DKD.BETA == beta.get(cfg.DISTILLER.TEACHER, 8.0)
+
+
+def test_lskds_weights_and_temperatures_are_those_in_the_names_of_its_logs():
+    kd = {"res110_res20": (12.0, 4.0), "vgg13_vgg8": (9.0, 3.0), "res50_mv2": (1.0, 3.0)}
+    dkd = {"res56_res20": (18.0, 36.0, 3.0)}
+    dkd |= dict.fromkeys(("res110_res20", "res110_res32", "vgg13_vgg8"), (15.0, 30.0, 2.0))
+    dkd |= dict.fromkeys(("wrn40_2_wrn16_2", "wrn40_2_wrn40_1"), (12.0, 24.0, 2.0))
+    dkd |= {"res50_mv2": (15.0, 30.0, 2.0)}
+    for pair in PAIRS:
+        cfg = load_config(FOLDER / "kd_lskd" / f"{pair}.yaml").KD
+        assert (cfg.LOSS.KD_WEIGHT, cfg.TEMPERATURE) == kd.get(pair, (9.0, 2.0)), pair
+        assert cfg.LOSS.CE_WEIGHT == 0.1
+        cfg = load_config(FOLDER / "dkd_lskd" / f"{pair}.yaml").DKD
+        assert (cfg.ALPHA, cfg.BETA, cfg.T) == dkd.get(pair, (9.0, 72.0, 2.0)), pair
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("crd/*.yaml")), ids=lambda file: file.stem)

@@ -28,6 +28,7 @@ DECIDING = [
     {"DISTILLER.TEACHER": "resnet20"},
     {"KD.TEMPERATURE": 2},
     {"KD.LOSS.CE_WEIGHT": 0.2},
+    {"KD.LOGIT_STANDARD": True},
     {"SOLVER.LR": 0.1},
     {"SOLVER.EPOCHS": 4},
     {"SOLVER.SCHEDULE_EPOCHS": 240},
@@ -51,6 +52,7 @@ IRRELEVANT = [
     {"DISTILLER.TEACHER_CKPT": "elsewhere"},
     {"SOLVER.DEVICE": "cpu"},
     {"DKD.BETA": 3},
+    {"DKD.LOGIT_STANDARD": True},
 ]
 
 
@@ -78,6 +80,16 @@ def test_different_configs_never_meet_in_one_folder(tmp_path):
     paths = [folder_of(tmp_path, overrides).path for overrides in [{}, *DECIDING]]
     paths += [folder_of(tmp_path, data="other").path, folder_of(tmp_path, teacher="other").path]
     assert len(set(paths)) == len(DECIDING) + 3
+
+
+@pytest.mark.parametrize("method", ["KD", "SDKD", "FITNET"])
+def test_a_key_that_came_later_counts_only_where_it_says_something_else(method, tmp_path):
+    key = f"{method}.LOGIT_STANDARD"
+    before = folder_of(tmp_path, {"DISTILLER.TYPE": method})
+    assert key not in before.identity, "runs of before have no such key"
+    assert folder_of(tmp_path, {"DISTILLER.TYPE": method, key: False}).path == before.path
+    after = folder_of(tmp_path, {"DISTILLER.TYPE": method, key: True})
+    assert after.identity == {**before.identity, key: True} and after.path != before.path
 
 
 @pytest.mark.parametrize("overrides", IRRELEVANT, ids=show)

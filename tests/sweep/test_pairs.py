@@ -43,6 +43,13 @@ def test_another_pair_has_the_students_solver_and_the_methods_defaults():
     assert config("semckd", "resnet14", "resnet8").SEMCKD.FEAT_WEIGHT == 100.0
 
 
+def test_another_pair_of_a_variant_has_what_most_of_its_files_say():
+    cfg = config("kd_lskd", "resnet14", "resnet8")
+    assert (cfg.KD.LOGIT_STANDARD, cfg.KD.TEMPERATURE, cfg.KD.LOSS.KD_WEIGHT) == (True, 2.0, 9.0)
+    cfg = config("dkd_lskd", "resnet14", "resnet8")
+    assert (cfg.DKD.ALPHA, cfg.DKD.BETA, cfg.DKD.T) == (15.0, 30.0, 2.0)
+
+
 def test_pairs_in_a_sweep_may_be_any_two_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pairs = ["resnet14/resnet8", "resnet56/MobileNetV2"]

@@ -77,6 +77,18 @@ def test_rows_stand_as_papers_print_them():
     assert rows == ["student", "KD", "FitNet", "CRD", "ZZZ", "SDKD"]
 
 
+def test_standardised_logits_are_a_row_of_their_own_never_averaged_with_the_others():
+    runs = [bare_run(seed=0, top1=70.0), bare_run(seed=1, top1=71.0)]
+    runs += [bare_run(seed=0, top1=72.0, KD__LOGIT_STANDARD=True)]
+    runs += [bare_run("SDKD"), bare_run("DKD", DKD__LOGIT_STANDARD=True)]
+    runs += [bare_run("FITNET", FITNET__LOGIT_STANDARD=True), bare_run("CRD")]
+    comparison = compare_runs(runs, [])
+    # those that a table prints stand where it does, FitNet's before SDKD
+    assert comparison.rows == ["KD", "CRD", "KD+LSKD", "DKD+LSKD", "FitNet+LSKD", "SDKD"]
+    assert comparison.cells["KD", 0].summary("last").mean == 70.5
+    assert comparison.cells["KD+LSKD", 0].summary("last").mean == 72.0
+
+
 def test_no_usable_run_tells_why():
     with pytest.raises(UserError, match="no run can be used; bad: torn"):
         compare_runs([], [Rejected(Path("bad"), "torn")])

@@ -13,6 +13,19 @@ def test_another_teacher_than_the_published_is_named(make_run, tmp_path):
     assert "teacher 65.04 % (published: 72.34)" in table(tmp_path)
 
 
+@pytest.mark.parametrize("method, published", [("KD", "71.43"), ("DKD", "72.32")])
+def test_lskds_own_numbers_stand_beside_runs_with_standardised_logits(
+    make_run, tmp_path, method, published
+):
+    make_run(method, 0, [70.0])
+    make_run(method, 0, [71.0], [f"{method}.LOGIT_STANDARD", "True"])
+    report = make_report(TableOptions(folders=(tmp_path,), published="newer"))
+    grid = details_grid(report.comparison, report.published)
+    assert [row[grid.head.index("method")].text for row in grid.rows] == [method, f"{method}+LSKD"]
+    beside = [row[grid.head.index("published")].text for row in grid.rows]
+    assert beside == ["", published]
+
+
 def test_costs_of_different_devices_are_marked(make_run, tmp_path):
     make_run("KD", 0, [70.0])
     assert "do not compare them" not in table(tmp_path)
