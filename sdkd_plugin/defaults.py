@@ -24,19 +24,28 @@ DEFAULTS: dict[str, Any] = {
         "TAG": "default",
     },
     "DATASET": {
-        "TYPE": "cifar100",  # cifar100 | npz | imagefolder | digits
-        "NUM_WORKERS": 2,  # decoding threads of imagefolder; other types live in memory already
+        "TYPE": "cifar100",  # cifar100 | npz | imagefolder | digits | torchvision:NAME
+        "NUM_WORKERS": 2,  # threads that decode, and that resize for TRANSFORM imagenet
         "TEST": {"BATCH_SIZE": 64},
         # below: not in mdistiller
         "ROOT": "./data",  # a folder; for npz the file itself
-        "DOWNLOAD": True,  # cifar100 only
+        "DOWNLOAD": True,  # cifar100 and torchvision:NAME
         "CLASSES": 0,  # how many, for an npz file whose labels leave some out; 0: as the data say
+        # cifar: padded crops of the stored size; imagenet: random crops resized to IMAGE_SIZE, and
+        # for evaluation a centre crop; none: as stored, whatever AUGMENT says
+        "TRANSFORM": "cifar",
         "AUGMENT": "crop_flip",  # crop_flip | crop | none
         "MEAN": [],  # per channel, of pixel values in [0, 1]; empty: the data set's own
         "STD": [],
-        "IMAGE_SIZE": 0,  # pixels, by area averaging; 0: as stored
+        "IMAGE_SIZE": 0,  # pixels, by area averaging; 0: as stored, of TRANSFORM imagenet 224
         "SUBSET": 1.0,  # fraction of the training images kept, class-balanced
         "VAL_FRACTION": 0.0,  # held out of training and evaluated INSTEAD of the test images
+        # the next three are read by imagefolder and torchvision:NAME
+        # folder of the decoded images, which are mapped from there, or with DECODE always of their
+        # digests; "": they are in memory, digests are made anew
+        "CACHE": "",
+        "DECODE": "once",  # once | always: anew each time, for TRANSFORM imagenet
+        "BROKEN": "refuse",  # refuse | skip: what to do with images that cannot be decoded
     },
     "DISTILLER": {
         "TYPE": "NONE",
@@ -85,6 +94,7 @@ ALLOWED: dict[str, Allowed] = {
     "DATASET.ROOT": FilePath(),
     "DATASET.DOWNLOAD": Anything(),
     "DATASET.CLASSES": Between(0, MOST_CLASSES),
+    "DATASET.TRANSFORM": OneOf(("cifar", "imagenet", "none")),
     "DATASET.AUGMENT": OneOf(("crop_flip", "crop", "none")),
     "DATASET.MEAN": Numbers("three numbers, one per channel, or []", length=3, optional=True),
     "DATASET.STD": Numbers(
@@ -93,6 +103,9 @@ ALLOWED: dict[str, Allowed] = {
     "DATASET.IMAGE_SIZE": Between(0),
     "DATASET.SUBSET": Between(1e-9, 1.0),
     "DATASET.VAL_FRACTION": Between(0.0, 0.999),
+    "DATASET.CACHE": FilePath(),
+    "DATASET.DECODE": OneOf(("once", "always")),
+    "DATASET.BROKEN": OneOf(("refuse", "skip")),
     "DISTILLER.TYPE": Anything(),
     "DISTILLER.TEACHER": Anything(),
     "DISTILLER.STUDENT": Anything(),

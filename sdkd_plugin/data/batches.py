@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.data.augment import EpochTable, Normalize, crop_flip, default_padding, epoch_table
+from sdkd_plugin.data.augment import epoch_table
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.data.negatives import NegativeSampler
+from sdkd_plugin.data.views import make_view
 from sdkd_plugin.errors import UserError
 
 
@@ -37,7 +38,8 @@ class Batch:
 
 
 class TrainBatches:
-    """Shuffled, augmented batches of the training split, which is kept on the device.
+    """Shuffled, augmented batches of the training split, which is kept on the device unless its
+    images are resized anew each time or lie in a mapped file.
 
     Args:
         device: where batches are made.
@@ -71,13 +73,8 @@ class TrainBatches:
         self.drop_last = drop_last
         self._check_sizes()
 
-        self.images = dataset.train.images.to(self.device)
         self.targets = dataset.train.targets.to(self.device)
-
-        self.crops = cfg.DATASET.AUGMENT != "none"
-        self.flips = cfg.DATASET.AUGMENT == "crop_flip" and dataset.flips
-        self.padding = default_padding(self.images.shape[1])
-        self.normalize = _normalize(dataset, self.images, cfg, self.device)
+        self.view = make_view(dataset, dataset.train, cfg, self.device)
 
         self.negatives: NegativeSampler | None = None
         if num_negatives:
@@ -91,13 +88,12 @@ class TrainBatches:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yields this rank's batches of one epoch (1-based), each made when it is asked for."""
-        table = epoch_table(self.count, self.padding, self.seed, epoch, self.device)
-        for number in range(len(self)):
-            start = number * self.batch_size
-            everyone = table.order[start : start + self.batch_size]  # all ranks' images
-            index = everyone[self.rank :: self.world_size]
-            image = self._image(index, table)
-            batch = Batch(image, self.targets[index], index, None, len(everyone))
+        table = epoch_table(self.count, self.view.padding, self.seed, epoch, self.device)
+        everyone = table.order.split(self.batch_size)[: len(self)]  # all ranks' images
+        indices = [positions[self.rank :: self.world_size] for positions in everyone]
+        images = self.view.train(indices, table, self.seed, epoch)
+        for number, (index, image) in enumerate(zip(indices, images, strict=True)):
+            batch = Batch(image, self.targets[index], index, None, len(everyone[number]))
             yield self.with_negatives(batch, epoch, number)
 
     def with_negatives(self, batch: Batch, epoch: int, number: int) -> Batch:
@@ -112,13 +108,6 @@ class TrainBatches:
         own = draws[self.rank :: self.world_size]
         index = self.negatives.contrastive_index(batch.index, batch.target, own)
         return replace(batch, contrastive_index=index)
-
-    def _image(self, index: Tensor, table: EpochTable) -> Tensor:
-        images = self.images.index_select(0, index)
-        if self.crops:
-            flip = table.flip[index] if self.flips else None
-            images = crop_flip(images, self.padding, table.top[index], table.left[index], flip)
-        return self.normalize(images)
 
     def _check_sizes(self) -> None:
         if self.batch_size > self.count:
@@ -157,20 +146,14 @@ class EvalBatches:
         world_size: int = 1,
     ):
         self.device = torch.device(device)
-        self.images = dataset.test.images[rank::world_size].to(self.device)
+        self.share = rank, world_size
         self.targets = dataset.test.targets[rank::world_size].to(self.device)
         self.batch_size: int = cfg.DATASET.TEST.BATCH_SIZE
-        self.normalize = _normalize(dataset, self.images, cfg, self.device)
+        self.view = make_view(dataset, dataset.test, cfg, self.device)
 
     def __len__(self) -> int:
         return -(-len(self.targets) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        image_chunks = self.images.split(self.batch_size)
-        target_chunks = self.targets.split(self.batch_size)
-        for images, target in zip(image_chunks, target_chunks, strict=True):
-            yield self.normalize(images), target
-
-
-def _normalize(dataset: Dataset, images: Tensor, cfg: CN, device: torch.device) -> Normalize:
-    return Normalize(dataset.mean, dataset.std, images.shape[2], cfg.SOLVER.CHANNELS_LAST, device)
+        images = self.view.evaluate(*self.share, self.batch_size)
+        yield from zip(images, self.targets.split(self.batch_size), strict=True)

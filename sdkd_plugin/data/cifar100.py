@@ -54,7 +54,7 @@ def cifar100(cfg: CN) -> Dataset:
 
 def is_cifar100(train: Images, test: Images) -> bool:
     """Whether these are exactly CIFAR-100's images and labels, in its order."""
-    shapes = tuple(tuple(split.images.shape) for split in (train, test))
+    shapes = tuple((len(split), *(split.size or ()), 3) for split in (train, test))
     return shapes == SHAPES and content_hash(train, test) == CONTENT
 
 

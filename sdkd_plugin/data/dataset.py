@@ -1,6 +1,7 @@
-"""A data set is two splits of uint8 images in memory, cut to what the config asks for."""
+"""A data set is two splits of uint8 images, in memory or in a mapped file, cut to what the config
+asks for.
+"""
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,35 +12,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from yacs.config import CfgNode as CN
 
+from sdkd_plugin.data.images import Images, content_hash
 from sdkd_plugin.data.statistics import count_levels, mean_and_std
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.randomness import keyed_generator
 from sdkd_plugin.registry import DATASETS
 
 _RESIZE_CHUNK = 1000  # images; bounds the float32 copy that averaging needs
-
-
-@dataclass(frozen=True)
-class Images:
-    """One split.
-
-    Args:
-        images: [N, H, W, 3] uint8.
-        targets: [N] int64, each in [0, number of classes).
-    """
-
-    images: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def take(self, positions: np.ndarray) -> "Images":
-        """The images at these positions, in this order; itself where that is all as they are."""
-        if np.array_equal(positions, np.arange(len(self))):
-            return self
-        chosen = torch.from_numpy(positions)
-        return Images(self.images[chosen], self.targets[chosen])
+IMAGENET_SIZE = 224  # pixels, of TRANSFORM imagenet unless IMAGE_SIZE says otherwise
 
 
 @dataclass(frozen=True)
@@ -54,6 +34,9 @@ class Dataset:
         mean, std: per channel, of pixel values in [0, 1], for normalising both splits; left empty:
             those of the training images that the data set is built with, to four decimals. What is
             taken from it later with `dataclasses.replace` keeps them.
+        resized: pixels of the square that each image is cropped and resized to whenever it is used
+            (DATASET.TRANSFORM imagenet); 0: images are used at their stored size.
+        broken: a line on each image that was left out (DATASET.BROKEN skip).
     """
 
     name: str
@@ -64,11 +47,14 @@ class Dataset:
     flips: bool = True
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    resized: int = 0
+    broken: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mean and self.std:
             return
 
+        assert isinstance(self.train.images, Tensor), "who reads several sizes measures them"
         mean, std = mean_and_std(count_levels(self.train.images))
         # frozen for everybody else
         object.__setattr__(self, "mean", self.mean or mean)
@@ -77,6 +63,13 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of what a network sees, pixels."""
+        size = self.train.size
+        assert self.resized or size is not None
+        return self.resized or (size[0] if size else 0)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -91,6 +84,8 @@ def load_dataset(cfg: CN) -> Dataset:
     on different images cannot be compared; a smaller fraction's images are among a larger one's.
     VAL_FRACTION is taken from the kept subset and takes the place of the test images. Mean and
     std, where MEAN and STD do not give them, are the whole data set's, whatever is kept of it.
+
+    With TRANSFORM imagenet images keep their sizes, and IMAGE_SIZE is what they are resized to.
 
     Raises:
         UserError: the data cannot be read or are malformed, fewer than two classes or not CLASSES
@@ -119,17 +114,12 @@ def load_dataset(cfg: CN) -> Dataset:
         train, test = hold_out(train, node.VAL_FRACTION, data.classes)
         data = replace(data, evaluates="val")
 
-    train = _sized(train, node.IMAGE_SIZE)
-    test = _sized(test, node.IMAGE_SIZE)
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise UserError(
-            f"images of data set {data.name!r} differ in size: train {_size(train)}, "
-            f"test {_size(test)}; set DATASET.IMAGE_SIZE"
-        )
-
     mean = tuple(node.MEAN) or data.mean
     std = tuple(node.STD) or data.std
-    return replace(data, train=train, test=test, mean=mean, std=std)
+    data = replace(data, train=train, test=test, mean=mean, std=std)
+    if node.TRANSFORM == "imagenet":
+        return replace(data, resized=node.IMAGE_SIZE or IMAGENET_SIZE)
+    return _at_one_size(data, node.IMAGE_SIZE)
 
 
 def require_memory(needed: int, what: str) -> None:
@@ -140,18 +130,9 @@ def require_memory(needed: int, what: str) -> None:
     if needed > available:
         raise UserError(
             f"{what} needs {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
-            "left; keep smaller or fewer images (DATASET.ROOT)"
+            "left; set DATASET.CACHE to a folder on a disk that holds them (folders and "
+            "torchvision's), or keep smaller or fewer images (DATASET.ROOT)"
         )
-
-
-def content_hash(*splits: Images) -> str:
-    """First 16 hex digits of the SHA-256 of all images and targets of these splits."""
-    digest = hashlib.sha256()
-    for split in splits:
-        for array in (split.images, split.targets):
-            digest.update(str(tuple(array.shape)).encode())
-            digest.update(array.contiguous().numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def choose_per_class(targets: Tensor, counts: list[int], purpose: str) -> np.ndarray:
@@ -226,7 +207,19 @@ def hold_out(train: Images, fraction: float, classes: list[str]) -> tuple[Images
     return train.take(kept), train.take(held)
 
 
+def _at_one_size(data: Dataset, size: int) -> Dataset:
+    train = _sized(data.train, size)
+    test = _sized(data.test, size)
+    if train.size != test.size:
+        raise UserError(
+            f"images of data set {data.name!r} differ in size: train {_size(train)}, "
+            f"test {_size(test)}; set DATASET.IMAGE_SIZE"
+        )
+    return replace(data, train=train, test=test)
+
+
 def _sized(split: Images, size: int) -> Images:
+    assert isinstance(split.images, Tensor)
     if size:
         return replace(split, images=shrink(split.images, size, "a stored image"))
 
@@ -240,5 +233,6 @@ def _sized(split: Images, size: int) -> Images:
 
 
 def _size(split: Images) -> str:
-    height, width = split.images.shape[1:3]
+    assert split.size is not None
+    height, width = split.size
     return f"{width}x{height}"

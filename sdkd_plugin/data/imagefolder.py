@@ -1,83 +1,130 @@
-"""Any data set as folders of image files: ROOT/train/<class>/* and ROOT/test/<class>/*."""
+"""Any data set as folders of image files: ROOT/train/<class>/* and ROOT/test/<class>/* or val/, and
+Tiny-ImageNet as it is published.
+"""
 
-import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.data.dataset import Dataset, Images, require_memory, shrink
-from sdkd_plugin.data.statistics import count_levels, mean_and_std
+from sdkd_plugin.data.dataset import Dataset
+from sdkd_plugin.data.decode import SUFFIXES, decode, read_content
+from sdkd_plugin.data.pictures import DIGEST, Picture
+from sdkd_plugin.data.source import Source
+from sdkd_plugin.data.splits import load_split, training_constants
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import require_regular
+from sdkd_plugin.files import read_text
+from sdkd_plugin.printable import printable
 from sdkd_plugin.registry import DATASETS
 
-_EXPECTED = "DATASET.ROOT must hold train/<class>/<images> and test/<class>/<images>"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-# What a file may be, whatever its name ends in: PIL knows formats that run other programs.
-_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF")
-# modes of 8 bits a channel; PIL clips deeper ones to white instead of scaling them
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_EXPECTED = "DATASET.ROOT must hold train/<class>/<images> and test/ or val/<class>/<images>"
+_ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's: file name, class and a box per line
+_INNER = "images"  # where Tiny-ImageNet's images lie in their class's folder
+
+
+class FileSource(Source):
+    """Image files.
+
+    Args:
+        files: of each image, in the order of the targets.
+    """
+
+    def __init__(self, title: str, files: list[Path], targets: list[int]):
+        super().__init__(title, targets)
+        self.files = files
+
+    def name(self, number: int) -> str:
+        return str(self.files[number])
+
+    def stamp(self) -> str:
+        return "\n".join(file_stamps(self.files))
+
+    def read(self, number: int) -> Picture:
+        content = read_content(self.files[number])
+        return Picture(decode(content, self.name(number)), _digest(content))
+
+    def digest(self, number: int) -> bytes:
+        return _digest(read_content(self.files[number]))
 
 
 @DATASETS.register("imagefolder")
 def imagefolder(cfg: CN) -> Dataset:
-    """Decodes every image of DATASET.ROOT once and keeps them in memory.
+    """Decodes every image of DATASET.ROOT once, unless DATASET.DECODE is always.
 
     Classes are the folders' names, sorted; images are ordered by class, then file name. Names that
-    start with a dot and files that end in none of SUFFIXES are passed over. With DATASET.IMAGE_SIZE
-    each image is shrunk to a square as it is read; without, all must have one size. Transparency is
-    dropped. Mean and std are of the training files' pixels before they are shrunk.
-    DATASET.NUM_WORKERS threads decode, or at 0 the calling one.
+    start with a dot and files that end in none of SUFFIXES are passed over. The evaluated images
+    are those of test/, or where it has no folders of the classes those of val/, for which
+    Tiny-ImageNet has a file instead. With DATASET.IMAGE_SIZE each image is shrunk to a square as it
+    is read; without, all must have one size, but for DATASET.TRANSFORM imagenet. `decode` says what
+    becomes of grey images and others. Mean and std are of the training files' pixels before they
+    are shrunk.
 
     Raises:
         UserError: a folder is missing or has no images, train and test differ in classes, a file
-            cannot be decoded or is smaller than IMAGE_SIZE, sizes differ without IMAGE_SIZE, or
-            the images are more than the memory holds.
+            cannot be decoded or is smaller than IMAGE_SIZE, sizes differ, or the images are more
+            than memory or disk hold.
     """
     root = Path(cfg.DATASET.ROOT)
-    classes = _classes(root / "train")
-    tested = _classes(root / "test")
-    if classes != tested:
-        raise UserError(
-            f"classes differ: only in {str(root / 'train')!r}: {_listed(classes, tested)}; "
-            f"only in {str(root / 'test')!r}: {_listed(tested, classes)}; "
-            "both need the same folders"
-        )
+    classes, train = _folders(root / "train")
+    annotations = root / "val" / _ANNOTATIONS
+    if annotations.is_file():
+        test = _annotated(annotations, classes)
+    else:
+        evaluated_folder = _evaluated(root, classes)
+        tested, test = _folders(evaluated_folder)
+        _require_equal(classes, tested, root / "train", evaluated_folder)
 
-    size = cfg.DATASET.IMAGE_SIZE
-    workers = cfg.DATASET.NUM_WORKERS
-    train, levels = _read_split(root / "train", classes, size, workers)
-    test, _ = _read_split(root / "test", classes, size, workers)
-    mean, std = mean_and_std(levels)
-    return Dataset("imagefolder", classes, train, test, mean=mean, std=std)
+    trained = load_split(train, cfg)
+    evaluated = load_split(test, cfg)
+    mean, std = training_constants(trained, cfg)
+    return Dataset(
+        "imagefolder",
+        classes,
+        trained.images,
+        evaluated.images,
+        mean=mean,
+        std=std,
+        broken=(*trained.broken, *evaluated.broken),
+    )
 
 
-def _classes(folder: Path) -> list[str]:
+def _evaluated(root: Path, classes: list[str]) -> Path:
+    """The folder whose images are scored: test/, or val/ where test/ has no folders of these
+    classes, as where its images have no labels.
+    """
+    found = [folder for folder in (root / "test", root / "val") if _class_names(folder)]
+    fit = [folder for folder in found if _class_names(folder) == classes]
+    chosen = next(iter(fit or found), root / "test")
+    if len(found) > 1:
+        (other,) = (folder.name for folder in found if folder != chosen)
+        print(f"note: {root} has test/ and val/; {chosen.name}/ is evaluated, {other}/ is not used")
+    return chosen
+
+
+def _class_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    entries = [entry for entry in folder.iterdir() if entry.is_dir()]
+    return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+
+
+def _folders(folder: Path) -> tuple[list[str], FileSource]:
+    """The classes of a split and its files."""
     if not folder.is_dir():
         raise UserError(f"folder {str(folder)!r} is missing; {_EXPECTED}")
-
-    entries = [entry for entry in folder.iterdir() if entry.is_dir()]
-    classes = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    classes = _class_names(folder)
     if not classes:
         raise UserError(f"folder {str(folder)!r} has no class folders; {_EXPECTED}")
-    return classes
 
-
-def _listed(names: list[str], others: list[str]) -> str:
-    return ", ".join(sorted(set(names) - set(others))) or "none"
+    per_class = [_files(folder / name) for name in classes]
+    files = [file for group in per_class for file in group]
+    targets = [label for label, group in enumerate(per_class) for _ in group]
+    return classes, FileSource(folder.name, files, targets)
 
 
 def _files(folder: Path) -> list[Path]:
-    images = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
-    files = sorted(file for file in images if not file.name.startswith("."))
+    files = _images(folder) or _images(folder / _INNER)
     if not files:
         raise UserError(
             f"class folder {str(folder)!r} has no images; "
@@ -86,75 +133,54 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _read_split(folder: Path, classes: list[str], size: int, workers: int) -> tuple[Images, Tensor]:
-    """The split, and how often its files have each value of a pixel: [3, 256]."""
-    per_class = [_files(folder / name) for name in classes]
-    files = [file for group in per_class for file in group]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged metadata
-        # an image that PIL takes for a bomb is refused, not only warned of
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        decode = partial(_decode, size=size)
-        first, _ = decode(files[0])
-        # twice: as single images, and together
-        require_memory(2 * len(files) * first.nbytes, f"{str(folder)!r} decoded")
-        decoded = _decode_all(files, decode, workers, f"decoding {folder.name}")
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    images = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    return sorted(file for file in images if not file.name.startswith("."))
 
-    images = [image for image, _ in decoded]
-    for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
+
+def _annotated(annotations: Path, classes: list[str]) -> FileSource:
+    """Tiny-ImageNet's val/: files in one folder, whose classes a file tells."""
+    labels = {name: label for label, name in enumerate(classes)}
+    found: list[tuple[int, Path]] = []
+    for number, line in enumerate(read_text(annotations).splitlines(), start=1):
+        name, _, rest = line.partition("\t")
+        label = rest.partition("\t")[0]
+        if label not in labels or not name or Path(name).name != name:
             raise UserError(
-                f"images differ in size: {str(files[0])!r} is {_size(images[0])}, "
-                f"{str(file)!r} is {_size(image)}; set DATASET.IMAGE_SIZE"
+                f"line {number} of {annotations} is {printable(line[:80])!r}; wanted: the name of "
+                "a file in images/, a tab, and a class that train/ has a folder of"
             )
+        found.append((labels[label], annotations.parent / _INNER / name))
+    if not found:
+        raise UserError(f"{annotations} names no images")
 
-    targets = torch.repeat_interleave(torch.tensor([len(group) for group in per_class]))
-    total = torch.zeros(3, 256, dtype=torch.int64)
-    for _, levels in decoded:
-        total += levels
-    return Images(torch.stack(images), targets), total
-
-
-def _decode_all(
-    files: list[Path],
-    decode: Callable[[Path], tuple[Tensor, Tensor]],
-    workers: int,
-    title: str,
-) -> list[tuple[Tensor, Tensor]]:
-    # None: no bar where there is no terminal
-    progress = partial(tqdm, total=len(files), desc=title, disable=None)
-    if workers == 0:
-        return list(progress(map(decode, files)))
-
-    # threads do, since PIL decodes outside the interpreter's lock
-    with ThreadPoolExecutor(workers) as pool:
-        return list(progress(pool.map(decode, files)))
+    found.sort()
+    return FileSource("val", [file for _, file in found], [label for label, _ in found])
 
 
-def _decode(file: Path, size: int) -> tuple[Tensor, Tensor]:
-    """[H, W, 3] uint8, shrunk to size x size unless that is 0; and its levels before, [3, 256]."""
-    try:
-        require_regular(file)
-        with Image.open(file, formats=_FORMATS) as stored:
-            mode = stored.mode
-            pixels = np.array(stored.convert("RGB"))
-    except Exception as error:  # damaged bytes make PIL's decoders fail in every way there is
-        reason = " ".join(str(error).split()) or type(error).__name__
+def _require_equal(classes: list[str], tested: list[str], train: Path, test: Path) -> None:
+    if classes != tested:
         raise UserError(
-            f"image {str(file)!r} cannot be decoded: {reason}; repair or remove the file"
-        ) from error
-    if mode not in _MODES:
-        raise UserError(
-            f"image {str(file)!r} has mode {mode}; "
-            f"allowed: 8 bits a channel ({', '.join(_MODES)}); convert it first"
+            f"classes differ: only in {str(train)!r}: {_listed(classes, tested)}; "
+            f"only in {str(test)!r}: {_listed(tested, classes)}; both need the same folders"
         )
 
-    images = torch.from_numpy(pixels)[None]  # [1, H, W, 3]
-    levels = count_levels(images)
-    if size:
-        images = shrink(images, size, f"image {str(file)!r}")
-    return images[0], levels
+
+def _listed(names: list[str], others: list[str]) -> str:
+    return ", ".join(sorted(set(names) - set(others))) or "none"
 
 
-def _size(image: Tensor) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:DIGEST]
+
+
+def file_stamps(files: list[Path]) -> Iterator[str]:
+    """Each file by its name, size and time of change."""
+    for file in files:
+        try:
+            state = file.stat()
+        except OSError as error:
+            raise UserError(f"image {str(file)!r} cannot be read: {error.strerror}") from error
+        yield f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"

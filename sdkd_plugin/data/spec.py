@@ -34,7 +34,7 @@ class DataSpec:
     @classmethod
     def of(cls, dataset: Dataset) -> "DataSpec":
         """What a network that is trained on this data set expects."""
-        size = dataset.train.images.shape[1]
+        size = dataset.image_size
         return cls(list(dataset.classes), size, list(dataset.mean), list(dataset.std))
 
     def entry(self) -> dict[str, Any]:

@@ -22,6 +22,9 @@ NOT_IDENTITY = (
     "DATASET.NUM_WORKERS",
     "DATASET.CLASSES",
     "DATASET.TEST.",
+    "DATASET.CACHE",
+    "DATASET.DECODE",
+    "DATASET.BROKEN",
     "DISTILLER.TEACHER_CKPT",
     "SOLVER.DEVICE",
     "SOLVER.THREADS",
@@ -29,7 +32,12 @@ NOT_IDENTITY = (
 
 # Keys that came later, with what runs did before: they count where they say something else, so that
 # a run from before is the same run still.
-LATER = {"SOLVER.TF32": False, "SDKD.PROXY_TAU": 0.0, "SDKD.HANDOVER": 0}
+LATER = {
+    "DATASET.TRANSFORM": "cifar",
+    "SOLVER.TF32": False,
+    "SDKD.PROXY_TAU": 0.0,
+    "SDKD.HANDOVER": 0,
+}
 LATER_IN_METHODS = {"LOGIT_STANDARD": False}  # the same, of keys that many methods' nodes have
 
 

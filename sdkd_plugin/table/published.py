@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from sdkd_plugin.errors import unknown
+from sdkd_plugin.runs.identity import LATER
 from sdkd_plugin.table.grids import EMPTY, Cell, Grid, mark_notes
 
 TEACHER = "teacher"
@@ -32,6 +33,7 @@ SCHEDULE: dict[str, Any] = {
     "SOLVER.WEIGHT_DECAY": 0.0005,
     "SOLVER.MOMENTUM": 0.9,
     "DATASET.AUGMENT": "crop_flip",
+    "DATASET.TRANSFORM": "cifar",
 }
 SLOW_STUDENTS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # their LR is SLOW_LR
 SLOW_LR = 0.01
@@ -114,14 +116,15 @@ def is_cifar100(protocol: dict[str, Any]) -> bool:
 
 def departures(protocol: dict[str, Any], student: str) -> list[str]:
     """How a run's schedule differs from the published one, as `KEY value (published: value)`."""
+    said = {**LATER, **protocol}
     expected = {
         **SCHEDULE,
         "SOLVER.LR": SLOW_LR if student in SLOW_STUDENTS else SCHEDULE["SOLVER.LR"],
     }
     return [
-        f"{key} {protocol.get(key, 'not recorded')} (published: {value})"
+        f"{key} {said.get(key, 'not recorded')} (published: {value})"
         for key, value in expected.items()
-        if protocol.get(key) != value
+        if said.get(key) != value
     ]
 
 

@@ -145,8 +145,8 @@ def test_negatives_are_of_other_classes_and_drawn_per_epoch_and_batch(
 
 def test_iteration_is_lazy_and_leaves_the_global_generators_alone(batches: Callable) -> None:
     made, calls, state = batches(num_negatives=2), [], torch.get_rng_state()
-    normalize = made.normalize
-    made.normalize = lambda images: calls.append(len(images)) or normalize(images)
+    normalize = made.view.normalize
+    made.view.normalize = lambda images: calls.append(len(images)) or normalize(images)
     next(made.epoch(1))
     assert calls == [8]
     assert torch.get_rng_state().equal(state)

@@ -133,12 +133,14 @@ def test_a_broken_image_is_named(root: Path, load: Callable, damage: str, worker
     assert "\n" not in str(caught.value)
 
 
-def test_deep_images_are_refused_rather_than_clipped(root: Path, load: Callable) -> None:
-    Image.fromarray(np.full((6, 6), 1000, np.uint16)).save(root / "test" / "ant" / "b.png")
-    with pytest.raises(
-        UserError, match=r"test/ant/b.png' has mode I;16; allowed: 8 bits a channel"
-    ):
-        load()
+def test_deep_images_are_scaled_rather_than_clipped(root: Path, load: Callable) -> None:
+    deep = np.full((6, 6), 65535, np.uint16)
+    # 257 levels of 16 bits are one of 8, rounded
+    deep[0] = [0, 128, 129, 257 * 7, 257 * 7 + 128, 257 * 7 + 129]
+    Image.fromarray(deep).save(root / "test" / "ant" / "b.png")
+    image = load().test.images[0]
+    assert image[0, :, 0].tolist() == [0, 0, 1, 7, 7, 8] and (image[1:] == 255).all()
+    assert image[..., 1].equal(image[..., 0]) and image[..., 2].equal(image[..., 0])
 
 
 @pytest.mark.parametrize("keep", [None, "notes.txt", ".hidden.png"])
@@ -218,7 +220,7 @@ def test_an_image_that_is_a_bomb_is_refused(
 def test_more_images_than_the_memory_holds_are_not_decoded(
     root: Path, load: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = type("Memory", (), {"available": 6 * 3 * 6 * 6 - 1})  # three images, twice
+    memory = type("Memory", (), {"available": 3 * 3 * 6 * 6 - 1})  # three images
     monkeypatch.setattr(dataset.psutil, "virtual_memory", lambda: memory)
     with pytest.raises(UserError, match="train' decoded needs 0.0 GiB of memory, 0.0 GiB are left"):
         load()

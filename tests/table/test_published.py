@@ -144,6 +144,11 @@ def test_departures_name_what_differs():
         "SOLVER.EPOCHS 10 (published: 240)"
     ]
     assert departures({**PAPERS, "SOLVER.LR": 0.01}, "ShuffleV1") == []
+    # a transform is recorded only where it is not cifar
+    unsaid = {key: value for key, value in PAPERS.items() if key != "DATASET.TRANSFORM"}
+    resized = {**unsaid, "DATASET.TRANSFORM": "imagenet"}
+    assert departures(unsaid, "resnet20") == []
+    assert departures(resized, "resnet20") == ["DATASET.TRANSFORM imagenet (published: cifar)"]
     assert departures(PAPERS, "ShuffleV1") == ["SOLVER.LR 0.05 (published: 0.01)"]
 
 

@@ -1,0 +1,303 @@
+"""DATASET.CACHE: the bits of the images in memory, built once, whatever interrupts it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from support.folders import noise, write_mixed
+
+from sdkd_plugin.data import cache, decode, imagefolder
+from sdkd_plugin.data.batches import EvalBatches, TrainBatches
+from sdkd_plugin.data.dataset import Dataset, load_dataset
+from sdkd_plugin.errors import UserError
+
+COUNT = 20
+RESIZED = ("DATASET.TRANSFORM", "imagenet", "DATASET.IMAGE_SIZE", 16)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """train: 20 images of 2 classes, test: 4; all 12x12."""
+    for split, count in (("train", COUNT), ("test", 4)):
+        for number in range(count):
+            file = tmp_path / "images" / split / "ab"[number % 2] / f"{number:02}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise(number + count, 12, 12)).save(file)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def load(root: Path, folder: Path, make_config: Callable) -> Callable[..., Dataset]:
+    """load(KEY, VALUE, ...) -> the data set through the cache."""
+
+    def loaded(*pairs: object, kept: str = str(folder)) -> Dataset:
+        own = ("DATASET.TYPE", "imagefolder", "DATASET.ROOT", str(root), "DATASET.CACHE", kept)
+        return load_dataset(make_config(*own, *pairs))
+
+    return loaded
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were decoded so far."""
+    names: list[str] = []
+
+    def counted(content: bytes, name: str) -> np.ndarray:
+        names.append(name)
+        return decode.decode(content, name)
+
+    monkeypatch.setattr(imagefolder, "decode", counted)
+    return names
+
+
+def same(ours: Dataset, theirs: Dataset) -> bool:
+    """Whether two data sets give the same batches and make the same run."""
+    facts = [(d.classes, d.mean, d.std, d.broken, d.fingerprint) for d in (ours, theirs)]
+    if facts[0] != facts[1]:
+        return False
+    for left, right in ((ours.train, theirs.train), (ours.test, theirs.test)):
+        pairs = [(left.pixels(n), right.pixels(n)) for n in range(len(left))]
+        if not all(np.array_equal(*pair) for pair in pairs):
+            return False
+        if not left.targets.equal(right.targets):
+            return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        (),
+        ("DATASET.IMAGE_SIZE", 6),
+        ("DATASET.SUBSET", 0.5),
+        ("DATASET.VAL_FRACTION", 0.3),
+        ("DATASET.NUM_WORKERS", 0),
+        RESIZED,
+        (*RESIZED, "DATASET.VAL_FRACTION", 0.3),
+    ],
+)
+def test_cached_images_are_those_in_memory(
+    load: Callable, decoded: list[str], make_config: Callable, pairs: tuple
+) -> None:
+    expected = load(*pairs, kept="")
+    first = load(*pairs)
+    decoded.clear()
+    again = load(*pairs)
+    assert not decoded and same(first, expected) and same(again, expected)
+    cfg = make_config(*pairs, "SOLVER.BATCH_SIZE", 4)
+    for ours, theirs in zip(
+        TrainBatches(again, cfg, "cpu").epoch(2),
+        TrainBatches(expected, cfg, "cpu").epoch(2),
+        strict=True,
+    ):
+        assert ours.image.equal(theirs.image) and ours.target.equal(theirs.target)
+    for ours, theirs in zip(
+        EvalBatches(again, cfg, "cpu", 1, 2), EvalBatches(expected, cfg, "cpu", 1, 2), strict=True
+    ):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_images_of_every_mode_and_size(tmp_path: Path, folder: Path, make_config: Callable) -> None:
+    write_mixed(tmp_path / "mixed")
+    (tmp_path / "mixed" / "train" / "a" / "00.png").write_text("no image")
+    place = ("DATASET.TYPE", "imagefolder", "DATASET.ROOT", str(tmp_path / "mixed"))
+    cfg = make_config(*place, *RESIZED, "DATASET.BROKEN", "skip")
+    expected = load_dataset(cfg)
+    cfg.merge_from_list(["DATASET.CACHE", str(folder)])
+    assert same(load_dataset(cfg), expected) and same(load_dataset(cfg), expected)
+    assert len(expected.broken) == 1
+
+
+@pytest.mark.parametrize("change", ["content", "name", "one more", "size", "transform"])
+def test_what_changes_the_images_builds_another(
+    load: Callable, root: Path, folder: Path, change: str
+) -> None:
+    load()
+    before = set(folder.glob("*/pixels"))
+    file = root / "train" / "a" / "00.png"
+    pairs: tuple = ()
+    if change == "content":
+        Image.fromarray(noise(99, 12, 12)).save(file)
+        os.utime(file, ns=(1, 1))
+    elif change == "name":
+        file.rename(file.with_name("000.png"))
+    elif change == "one more":
+        shutil.copy(file, file.with_name("99.png"))
+    elif change == "size":
+        pairs = ("DATASET.IMAGE_SIZE", 6)
+    else:
+        pairs = RESIZED
+    assert same(load(*pairs), load(*pairs, kept=""))
+    assert set(folder.glob("*/pixels")) > before
+
+
+class Interruption(KeyboardInterrupt):
+    """What Ctrl-C is, told apart from the real one."""
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Lets decoding be interrupted after so many images."""
+    seen = []
+
+    def interrupted(content: bytes, name: str) -> np.ndarray:
+        if len(seen) == after:
+            raise Interruption
+        seen.append(name)
+        return decode.decode(content, name)
+
+    monkeypatch.setattr(imagefolder, "decode", interrupted)
+
+
+@pytest.mark.parametrize("after", [0, 3, 4, 11, 19])
+@pytest.mark.parametrize("damage", ["none", "torn journal", "pixels gone", "pixels more"])
+def test_an_interrupted_build_goes_on_where_it_was(
+    load: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int, damage: str
+) -> None:
+    expected = load(kept="")
+    monkeypatch.setattr(cache, "PIECE", 4)
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        interrupt(patch, after)
+        load("DATASET.NUM_WORKERS", 0)
+    (part,) = folder.glob("*.part")
+    assert not (part / "index.json").exists()
+    kept = after // 4 * 4
+    journal, pixels = part / "journal", part / "pixels"
+    if damage == "torn journal":
+        journal.write_text(journal.read_text()[:-5])
+        kept = max(0, kept - 4)
+    elif damage == "pixels gone" and kept:
+        pixels.write_bytes(b"")
+        kept = 0
+    elif damage == "pixels more":
+        pixels.write_bytes(pixels.read_bytes() + b"more")
+
+    names: list[str] = []
+    monkeypatch.setattr(
+        imagefolder, "decode", lambda c, name: names.append(name) or decode.decode(c, name)
+    )
+    assert same(load("DATASET.NUM_WORKERS", 0), expected)
+    assert len(names) == COUNT - kept + 4
+    assert not list(folder.glob("*.part")) and not list(folder.glob("*/journal"))
+
+
+def test_a_file_that_is_repaired_meanwhile_is_the_new_one(
+    load: Callable, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "PIECE", 4)
+    broken = root / "train" / "b" / "11.png"
+    content = broken.read_bytes()
+    broken.write_text("no image")
+    with pytest.raises(UserError, match="b/11.png' cannot be decoded"):
+        load()
+    broken.write_bytes(content)
+    assert same(load(), load(kept=""))
+
+
+def test_a_builder_waits_for_the_other(
+    load: Callable, folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load()
+    (trained, *_) = sorted(folder.glob("*/pixels"))
+    monkeypatch.setattr(cache, "_LOCK_WAIT", 0.01)
+    shutil.rmtree(trained.parent)
+    acquire = FileLock.acquire
+    waits = []
+
+    def busy(lock: FileLock, timeout: float | None = None, **options: object) -> object:
+        if timeout == 0.01:
+            raise cache.Timeout(lock.lock_file)
+        waits.append(lock.lock_file)
+        return acquire(lock, timeout, **options)
+
+    monkeypatch.setattr(FileLock, "acquire", busy)
+    assert same(load(), expected) and waits
+    assert "is being built by another process; waiting for it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["short", "long", "index", "list"])
+def test_a_damaged_cache_is_one_line(load: Callable, folder: Path, damage: str) -> None:
+    load()
+    for pixels in folder.glob("*/pixels"):
+        index = pixels.with_name("index.json")
+        if damage == "short":
+            pixels.write_bytes(pixels.read_bytes()[:-1])
+        elif damage == "long":
+            pixels.write_bytes(pixels.read_bytes() + b"x")
+        elif damage == "index":
+            index.write_text("{")
+        else:
+            told = json.loads(index.read_text())
+            index.write_text(json.dumps({**told, "sizes": told["sizes"][:-1]}))
+    with pytest.raises(UserError, match="the cache .* is damaged: .*; remove this folder") as told:
+        load()
+    assert "\n" not in str(told.value)
+
+
+def test_a_disk_that_is_too_small_is_told_before(
+    load: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = type("Space", (), {"free": COUNT * 3 * 12 * 12 - 1})
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: space)
+    with pytest.raises(UserError, match="'train' decoded needs about .* on the disk of DATASET.C"):
+        load()
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from sdkd_plugin.config import default_config
+from sdkd_plugin.data.batches import EvalBatches, TrainBatches
+from sdkd_plugin.data.dataset import load_dataset
+
+root, cache, extra = sys.argv[1], sys.argv[2], int(sys.argv[3])
+cfg = default_config()
+cfg.merge_from_list(["DATASET.TYPE", "imagefolder", "DATASET.ROOT", root, "DATASET.CACHE", cache,
+                     "DATASET.VAL_FRACTION", 0.1, "SOLVER.BATCH_SIZE", 8,
+                     "DATASET.TEST.BATCH_SIZE", 8, *sys.argv[4:]])
+status = Path("/proc/self/status").read_text()
+(own,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmData:"))
+resource.setrlimit(resource.RLIMIT_DATA, (int(own) * 1024 + extra,) * 2)
+data = load_dataset(cfg)
+print(data.fingerprint, sum(batch.count for batch in TrainBatches(data, cfg, "cpu").epoch(1)),
+      sum(len(target) for _, target in EvalBatches(data, cfg, "cpu")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's own memory")
+@pytest.mark.parametrize("pairs", [(), (*RESIZED[:2], "DATASET.IMAGE_SIZE", "64")])
+def test_a_run_needs_less_memory_than_its_data(tmp_path: Path, pairs: tuple) -> None:
+    """A process that may not have half of the data's size, with the cache and without."""
+    side, count = 256, 640
+    for split, images in (("train", count), ("test", 8)):
+        for number in range(images):
+            file = tmp_path / split / "ab"[number % 2] / f"{number:03}.bmp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (side, side), (number % 256, number // 256, 7)).save(file)
+    size = 3 * side * side * count
+
+    def run(kept: str) -> subprocess.CompletedProcess:
+        words = [str(tmp_path), kept, str(size // 2), "DATASET.NUM_WORKERS", "0", *pairs]
+        command = [sys.executable, "-c", LIMITED, *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = run(str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == [str(count * 9 // 10), str(count // 10)]
+    refused = run("")
+    assert refused.returncode == 1
+    assert "MemoryError" in refused.stderr or "allocate memory" in refused.stderr
