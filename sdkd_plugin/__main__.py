@@ -19,6 +19,7 @@ GO_ON = {
     "train": ": the last complete epoch is saved; add --resume to go on",
     "together": ": each run's last complete epoch is saved; give the same command to go on",
     "sweep": ": each run's last complete epoch is saved; give the same command to go on",
+    "data": ": what DATASET.CACHE holds by now is kept; give the same command to go on",
     "demo": ": the last complete epoch is saved; give the same command to go on",
 }
 
@@ -128,6 +129,15 @@ def _verify(options: argparse.Namespace) -> int:
     return 0 if verify(Path(options.folder), options.steps, options.opts) else 1
 
 
+def _data(options: argparse.Namespace) -> None:
+    from sdkd_plugin.config import load_config
+    from sdkd_plugin.data.survey import show_survey
+
+    words = list(options.opts)
+    file = words.pop(0) if len(words) % 2 else None  # overrides come in pairs
+    show_survey(load_config(file, words), options.sheet)
+
+
 def _table(options: argparse.Namespace) -> None:
     from sdkd_plugin.table.command import make_table
     from sdkd_plugin.table.report import TableOptions
@@ -206,6 +216,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "eval": _eval,
     "verify": _verify,
+    "data": _data,
     "table": _table,
     "sweep": _sweep,
     "together": _together,

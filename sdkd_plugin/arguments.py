@@ -11,8 +11,8 @@ from sdkd_plugin.sweep.arguments import add_sweep, add_together
 from sdkd_plugin.table.arguments import add_table
 
 EPILOG = (
-    "DATASET.TYPE: cifar100 | npz | imagefolder | digits. All keys: sdkd_plugin/defaults.py; a "
-    "method's: docs/methods/."
+    "DATASET.TYPE: cifar100 | npz | imagefolder | digits | torchvision:NAME. All keys: "
+    "sdkd_plugin/defaults.py; a method's: docs/methods/."
 )
 
 
@@ -50,6 +50,7 @@ def make_parser() -> Parser:
     _add_train(commands)
     _add_eval(commands)
     _add_verify(commands)
+    _add_data(commands)
     add_table(commands)
     add_sweep(commands)
     add_together(commands)
@@ -144,6 +145,26 @@ def _add_verify(commands: argparse._SubParsersAction) -> None:
         nargs="*",
         metavar="KEY VALUE",
         help="overrides, right after the folder, such as DATASET.ROOT where the data lie now",
+    )
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    data = commands.add_parser(
+        "data",
+        help="look at a data set: sizes, classes, duplicates, broken files, samples",
+        epilog=EPILOG,
+        usage="%(prog)s [options] [FILE] [KEY VALUE ...]",
+        description="Prints what the images of DATASET are, with duplicates inside train and "
+        "between train and test by content, and every file that cannot be decoded.",
+    )
+    data.add_argument(
+        "--sheet", default="", metavar="FILE", help="a PNG of samples as the network sees them"
+    )
+    data.add_argument(
+        "opts",
+        nargs="*",
+        metavar="[FILE] [KEY VALUE ...]",
+        help="a yaml file and overrides, such as DATASET.TYPE imagefolder DATASET.ROOT images",
     )
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": [],
     "table": [],
     "verify": ["x"],
+    "data": [],
     "sweep": ["x"],
     "together": ["x"],
     "demo": [],
