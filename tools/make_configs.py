@@ -1,5 +1,6 @@
 """`python tools/make_configs.py` writes configs/cifar100 from configs/protocol.yaml, which says how
-to read it; `--check` only says what differs.
+to read it, and configs/imagenet from configs/protocol_imagenet.yaml; `--check` only says what
+differs.
 """
 
 import argparse
@@ -18,7 +19,9 @@ from sdkd_plugin.files import write_text
 from sdkd_plugin.strict_yaml import read_yaml
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-HEADER = "# Written by sdkd_plugin's tools/make_configs.py: edit configs/protocol.yaml, not this.\n"
+WRITTEN = "# Written by sdkd_plugin's tools/make_configs.py"
+HEADER = f"{WRITTEN}: edit configs/protocol.yaml, not this.\n"
+PROTOCOLS = {"protocol.yaml": "cifar100", "protocol_imagenet.yaml": "imagenet"}
 ALONE = "vanilla"  # the method that has a file for each model instead of each pair
 NETWORKS = ("teacher", "student")
 SHARED_FACTS = ("channels", "sizes")  # a choice can go by whether both networks' are equal
@@ -48,17 +51,20 @@ class Protocol:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done or nothing differs, 1 something differs, 2 a user's error."""
-    parser = argparse.ArgumentParser(description="Writes configs/cifar100 from protocol.yaml.")
+    parser = argparse.ArgumentParser(description="Writes configs/ from its protocol files.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it would")
-    parser.add_argument("--protocol", type=Path, default=CONFIGS / "protocol.yaml")
-    parser.add_argument("--folder", type=Path, default=CONFIGS / "cifar100")
+    parser.add_argument("--protocol", type=Path, help="this one alone (default: configs/*.yaml)")
+    parser.add_argument("--folder", type=Path, help="for it (default: configs/cifar100)")
     options = parser.parse_args(arguments)
 
+    pairs = {CONFIGS / name: CONFIGS / folder for name, folder in PROTOCOLS.items()}
+    if options.protocol or options.folder:
+        first = CONFIGS / "protocol.yaml"
+        pairs = {options.protocol or first: options.folder or pairs[first]}
     try:
-        texts = make_configs(read_protocol(options.protocol))
-        if options.check:
-            return check(options.folder, texts)
-        return write(options.folder, texts)
+        made = {folder: make_configs(read_protocol(path)) for path, folder in pairs.items()}
+        act = check if options.check else write
+        return max([act(folder, texts) for folder, texts in made.items()])
     except (UserError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -71,6 +77,7 @@ def make_configs(protocol: Protocol) -> dict[str, str]:
         UserError: a choice has no value for one of the pairs.
     """
     texts = {}
+    header = HEADER.replace("protocol.yaml", protocol.path.name)
     for method, addition in protocol.additions.items():
         pairs = protocol.pairs
         if method == ALONE:
@@ -88,7 +95,7 @@ def make_configs(protocol: Protocol) -> dict[str, str]:
                 continue
             tree = _merged(protocol.shared, _identity(method, teacher, student))
             tree = _resolved(_merged(tree, addition), names, protocol, where)
-            texts[f"{method}/{pair}.yaml"] = HEADER + "".join(_lines(tree))
+            texts[f"{method}/{pair}.yaml"] = header + "".join(_lines(tree))
     return texts
 
 
@@ -119,7 +126,7 @@ def write(folder: Path, texts: dict[str, str]) -> int:
 
     for path in sorted({*found} - {*texts}):
         stale = folder / path
-        if not found[path].startswith(HEADER.encode()):
+        if not found[path].startswith(WRITTEN.encode()):
             print(f"{stale}: nothing generates it, nor was it generated; move it elsewhere")
             kept = 1
             continue
@@ -211,7 +218,8 @@ def _is_choice(tree: dict[str, Any]) -> bool:
 def _identity(method: str, teacher: str, student: str) -> dict[str, Any]:
     names = [student]
     if method != ALONE:
-        names = [re.sub("^resnet", "res", name) for name in (teacher, student)]
+        libraries = [name.rpartition(":")[2] for name in (teacher, student)]
+        names = [re.sub("^resnet", "res", name) for name in libraries]
     return {
         "EXPERIMENT": {"TAG": ",".join([method, *names])},
         "DISTILLER": {"TYPE": method.upper(), "TEACHER": teacher, "STUDENT": student},
