@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.defaults import ALLOWED, DEFAULTS
+from sdkd_plugin.defaults import ALLOWED, DEFAULTS, DOT_TRAINERS
 from sdkd_plugin.errors import UserError, shown
 from sdkd_plugin.registry import DATASETS, METHODS
 from sdkd_plugin.renames import renamed_keys
@@ -86,7 +86,38 @@ def check_config(cfg: CN) -> None:
     for key, allowed in ALLOWED.items():
         allowed.check(key, flat[key])
     check_method(cfg, cfg.DISTILLER.TYPE)
+    _check_dot(cfg)
     _check_epochs(cfg)
+
+
+def splits_gradients(solver: CN) -> bool:
+    """Whether this SOLVER node asks for DOT, which keeps task and distillation apart."""
+    return solver.TRAINER in DOT_TRAINERS
+
+
+def _check_dot(cfg: CN) -> None:
+    """Raises UserError where DOT is asked for and cannot be had."""
+    solver = cfg.SOLVER
+    if not splits_gradients(solver):
+        return
+    method = METHODS[cfg.DISTILLER.TYPE]
+    if not method.build.splits_losses:
+        raise UserError(
+            f"SOLVER.TRAINER is {solver.TRAINER}, which gives the gradients of loss_ce and loss_kd "
+            f"momenta of their own, but {method.name} does not always have both, or acts on the "
+            "momentum itself; allowed for it: base"
+        )
+    if solver.PRECISION == "fp16":
+        raise UserError(
+            f"SOLVER.PRECISION is 'fp16', whose scaled gradients SOLVER.TRAINER {solver.TRAINER} "
+            "cannot keep apart; allowed with it: fp32, bf16"
+        )
+    momenta = (solver.MOMENTUM - solver.DOT.DELTA, solver.MOMENTUM + solver.DOT.DELTA)
+    if not all(0 <= momentum <= 1 for momentum in momenta):
+        raise UserError(
+            f"SOLVER.DOT.DELTA is {solver.DOT.DELTA} and SOLVER.MOMENTUM {solver.MOMENTUM}; "
+            "allowed: MOMENTUM - DELTA and MOMENTUM + DELTA from 0 to 1"
+        )
 
 
 def _check_epochs(cfg: CN) -> None:

@@ -15,6 +15,11 @@ from sdkd_plugin.allowed import (
 
 MOST_CLASSES = 10**6  # a bound for what no data set needs and no memory holds
 
+# values of SOLVER.TRAINER that mean the optimiser DOT; mdistiller needs the second for CRD
+DOT_TRAINERS = ("dot", "crd_dot")
+TRAINER = "SOLVER.TRAINER"
+DOT_KEYS = (TRAINER, "SOLVER.DOT.DELTA")  # of no effect unless it is one of these
+
 # Keys in this tree that mdistiller has keep its defaults, traps included, so that its yaml files
 # mean the same here.
 DEFAULTS: dict[str, Any] = {
@@ -54,7 +59,8 @@ DEFAULTS: dict[str, Any] = {
         "TEACHER_CKPT": "",  # not in mdistiller; empty: mdistiller's place under download_ckpts/
     },
     "SOLVER": {
-        # base | crd | phases; read by mdistiller only: here methods declare what they need
+        # base | crd | phases: read by mdistiller only, here methods declare what they need;
+        # dot | crd_dot: the optimiser DOT, here as there
         "TRAINER": "base",
         "BATCH_SIZE": 64,
         "EPOCHS": 240,
@@ -65,7 +71,7 @@ DEFAULTS: dict[str, Any] = {
         "WEIGHT_DECAY": 0.0001,
         "MOMENTUM": 0.9,
         "TYPE": "SGD",
-        "DOT": {"DELTA": 0.075},  # read by mdistiller's DOT trainer only
+        "DOT": {"DELTA": 0.075},  # of DOT's momenta: MOMENTUM - DELTA and MOMENTUM + DELTA
         # below: not in mdistiller
         "SCHEDULE_EPOCHS": 0,  # epochs for which epoch-valued keys are written; 0: EPOCHS
         "SEED": 0,
@@ -110,7 +116,7 @@ ALLOWED: dict[str, Allowed] = {
     "DISTILLER.TEACHER": Anything(),
     "DISTILLER.STUDENT": Anything(),
     "DISTILLER.TEACHER_CKPT": FilePath(),
-    "SOLVER.TRAINER": OneOf(("base", "crd", "phases")),
+    "SOLVER.TRAINER": OneOf(("base", "crd", "phases", *DOT_TRAINERS)),
     "SOLVER.BATCH_SIZE": Between(1),
     "SOLVER.EPOCHS": Between(1),
     "SOLVER.LR": Between(0.0),

@@ -7,25 +7,31 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import configs_folder, default_config, read_config
+from sdkd_plugin.defaults import DOT_KEYS, DOT_TRAINERS, TRAINER
 from sdkd_plugin.registry import METHODS
 from sdkd_plugin.renames import current_names
 from sdkd_plugin.settings import flatten
 
 # Beside these the keys that a method registers as `idle`: {key: what its shipped files say, as a
 # function of the config; None for the default}.
-SHARED = ("SOLVER.TRAINER", "SOLVER.DOT.DELTA", "LOG.TENSORBOARD_FREQ", "LOG.WANDB")
+SHARED = ("LOG.TENSORBOARD_FREQ", "LOG.WANDB")
 
 
-def idle_keys() -> set[str]:
-    """Every key without effect, dotted."""
+def idle_keys(trainer: str = "base") -> set[str]:
+    """Every key without effect under this SOLVER.TRAINER, dotted."""
     own = {f"{entry.name}.{key}" for entry in METHODS for key in entry.info.get("idle", {})}
-    return {*SHARED, *own}
+    return {*_shared(trainer), *own}
+
+
+def _shared(trainer: Any) -> tuple[str, ...]:
+    return SHARED if trainer in DOT_TRAINERS else (*SHARED, *DOT_KEYS)
 
 
 def todays_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """A run's identity as any version wrote it, with today's names and without idle keys."""
-    idle = idle_keys()
-    return {key: v for key, v in current_names(dict(identity)).items() if key not in idle}
+    current = current_names(dict(identity))
+    idle = idle_keys(current.get(TRAINER, ""))
+    return {key: v for key, v in current.items() if key not in idle}
 
 
 def usual_values(cfg: CN) -> dict[str, Any]:
@@ -34,8 +40,9 @@ def usual_values(cfg: CN) -> dict[str, Any]:
     """
     method = METHODS[cfg.DISTILLER.TYPE]
     defaults = dict(flatten(default_config()))
-    usual = {key: defaults[key] for key in SHARED}
-    usual["SOLVER.TRAINER"] = method.info.get("trainer", "base")
+    usual = {key: defaults[key] for key in _shared(cfg.SOLVER.TRAINER)}
+    if TRAINER in usual:
+        usual[TRAINER] = method.info.get("trainer", "base")
     for key, value in method.info.get("idle", {}).items():
         name = f"{method.name}.{key}"
         found = value(cfg) if value else None
@@ -52,10 +59,17 @@ def idle_note(path: str | Path | None, overrides: Iterable[str]) -> str | None:
         path: the yaml file, or None.
         overrides: KEY VALUE pairs.
     """
-    given = list(overrides)[::2]
-    if path is not None and not _is_ours(Path(path)):
-        given += [key for key, _ in flatten(read_config(path))]
-    found = sorted(set(given) & idle_keys())
+    words = list(overrides)
+    given = set(words[::2])
+    trainers: list[Any] = [
+        value for key, value in zip(words, words[1:], strict=False) if key == TRAINER
+    ]
+    if path is not None:
+        said = dict(flatten(read_config(path)))
+        trainers.append(said.get(TRAINER))
+        given |= set() if _is_ours(Path(path)) else said.keys()
+    dot = next((name for name in DOT_TRAINERS if name in trainers), "")
+    found = sorted(given & idle_keys(dot))
     if not found:
         return None
     return f"note: without effect here, read by mdistiller only: {', '.join(found)}"

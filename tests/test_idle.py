@@ -56,6 +56,17 @@ def test_setting_one_says_that_it_does_nothing(tmp_path):
     assert idle_note(mine, []) is None
 
 
+def test_with_dot_its_keys_have_an_effect(tmp_path):
+    dot = ["SOLVER.TRAINER", "dot", "SOLVER.DOT.DELTA", "0.05"]
+    shipped = configs_folder() / "cifar100" / "kd" / "res56_res20.yaml"
+    assert idle_note(shipped, dot) is None
+    assert idle_note(shipped, dot[2:]).endswith("only: SOLVER.DOT.DELTA")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("SOLVER: {TRAINER: crd_dot}")
+    assert idle_note(mine, dot[2:]) is None
+    assert idle_note(mine, ["LOG.WANDB", "True"]).endswith("only: LOG.WANDB")
+
+
 def test_train_says_it(tmp_path, capsys):
     yaml = tiny_yaml(tmp_path)
     assert main(["train", "--cfg", yaml, "--dry-run", "VID.INPUT_SIZE", "[1, 1]"]) == 0

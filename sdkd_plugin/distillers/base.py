@@ -52,6 +52,8 @@ class Distiller(nn.Module):
         needs_whole_batch: what it computes on a batch is not the mean of what it computes on parts,
             as where images are compared with each other or remembered; one process only.
         optional_phases: its defaults need one phase; only some settings ask for more.
+        splits_losses: each of its steps has loss_ce and loss_kd, and it reads no momentum, so that
+            the two may have momenta of their own (SOLVER.TRAINER dot).
         needs_model_extras: reads what only this package's models offer (`head_in`,
             `classifier_module`, `forward_head`).
     and by overriding `phases`, `begin_phase`, `get_parameter_groups`, `before_step` and `deployed`.
@@ -67,6 +69,7 @@ class Distiller(nn.Module):
     needs_constant_batch = False
     needs_whole_batch = False
     optional_phases = False
+    splits_losses = True
     needs_model_extras = False
     num_negatives: int  # of a method that needs negatives
 

@@ -165,6 +165,7 @@ class DistPro(Distiller):
     """
 
     needs_whole_batch = True
+    splits_losses = False  # `virtual_step` follows the one momentum
 
     alpha: Tensor  # [K], then Adam's state for it
     alpha_mean: Tensor  # [K]

@@ -51,6 +51,8 @@ class FeatureInit(Distiller, ABC):
         layer: the last of `feats` that is used.
     """
 
+    splits_losses = False
+
     def __init__(
         self, student: nn.Module, teacher: nn.Module, name: str, node: CfgNode, layer: int = -1
     ):

@@ -87,6 +87,8 @@ class FitNet(FeatureInit):
 
     optional_phases = True
 
+    splits_losses = True  # in its usual form; the loop tells of the two-phase one
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         node = cfg.FITNET
         # DIFF 3: measured in eval mode; mdistiller's probe moves the running statistics of both

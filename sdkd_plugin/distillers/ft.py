@@ -105,6 +105,8 @@ class FT(Distiller):
     Trains a translator beside the student, which makes a factor of the student's last map.
     """
 
+    splits_losses = False
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)
         node = cfg.FT

@@ -14,6 +14,7 @@ class Vanilla(Distiller):
     """Cross entropy with the labels; no teacher, no settings."""
 
     teacher_from = "none"
+    splits_losses = False
 
     def __init__(self, student: nn.Module, teacher: None, cfg: CfgNode):
         super().__init__(student, teacher)

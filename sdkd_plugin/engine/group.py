@@ -17,6 +17,7 @@ from sdkd_plugin.data.batches import Batch, TrainBatches
 from sdkd_plugin.data.dataset import Dataset, hold_out
 from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.engine.device import make_accelerator
+from sdkd_plugin.engine.optimizer import buffer_names
 from sdkd_plugin.engine.run import make_result
 from sdkd_plugin.engine.running import RunningEpoch
 from sdkd_plugin.engine.setup import (
@@ -74,11 +75,12 @@ class Member:
 
     @property
     def memory(self) -> int:
-        """Bytes that it holds between its steps: state, gradients' and momentum's places."""
+        """Bytes that it holds between its steps: state, places of gradients and momenta."""
         method = self.trainer.method
         trained = sum(p.numel() * p.element_size() for p in method.get_learnable_parameters())
         held = [*method.student.state_dict().values(), *method.buffers()]
-        return 3 * trained + sum(value.numel() * value.element_size() for value in held)
+        places = 2 + len(buffer_names(self.trainer.cfg.SOLVER))
+        return places * trained + sum(value.numel() * value.element_size() for value in held)
 
     def begin(self) -> None:
         """Starts its next epoch."""

@@ -11,6 +11,7 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import is_finite
 from sdkd_plugin.distillers.base import Phase
+from sdkd_plugin.engine.optimizer import buffer_names, optimizer_settings
 from sdkd_plugin.runs.names import SCHEMA_1_COLUMNS
 from sdkd_plugin.runs.record import HEADLINE
 from sdkd_plugin.weights import is_dense
@@ -70,7 +71,7 @@ def model_fault(found: Any, wanted: Mapping[str, Tensor]) -> str:
 
 
 def optimizer_fault(found: Any, groups: Sequence[Mapping[str, Any]], solver: CN) -> str:
-    """Why this is not the state of an SGD over `groups`; "" if it is.
+    """Why this is not the state of SOLVER's optimiser over `groups`; "" if it is.
 
     Args:
         found: what such an optimiser's `state_dict()` gave.
@@ -86,8 +87,7 @@ def optimizer_fault(found: Any, groups: Sequence[Mapping[str, Any]], solver: CN)
     for saved, group in zip(found["param_groups"], groups, strict=True):
         params = list(group["params"])
         settings = {
-            "momentum": solver.MOMENTUM,
-            "weight_decay": solver.WEIGHT_DECAY,
+            **optimizer_settings(solver),
             "lr_factor": group.get("lr_factor", 1.0),
             "params": list(range(len(parameters), len(parameters) + len(params))),
         }
@@ -98,13 +98,14 @@ def optimizer_fault(found: Any, groups: Sequence[Mapping[str, Any]], solver: CN)
 
     if not isinstance(found["state"], dict):
         return "its optimizer has no state"
+    names = {*buffer_names(solver)}
     for number, state in found["state"].items():
         known = isinstance(number, int) and 0 <= number < len(parameters)
-        if not known or not isinstance(state, dict) or state.keys() != {"momentum_buffer"}:
+        if not known or not isinstance(state, dict) or not names >= state.keys() != set():
             return f"its optimizer has the strange state {number!r}"
-        buffer = state["momentum_buffer"]
-        if buffer is not None and not _is_like(buffer, parameters[number]):
-            return f"momentum {number} of its optimizer is of another shape or type"
+        for buffer in state.values():
+            if buffer is not None and not _is_like(buffer, parameters[number]):
+                return f"momentum {number} of its optimizer is of another shape or type"
     return ""
 
 

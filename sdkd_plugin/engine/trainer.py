@@ -16,11 +16,13 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.batches import Batch, EvalBatches, TrainBatches
 from sdkd_plugin.data.dataset import Dataset, hold_out
-from sdkd_plugin.distillers.base import Distiller, Phase, add_up
+from sdkd_plugin.distillers.base import Distiller, Phase
 from sdkd_plugin.engine.deploy import pack, pack_network
+from sdkd_plugin.engine.dot import DOT
 from sdkd_plugin.engine.evaluate import evaluate
 from sdkd_plugin.engine.first_steps import FIRST, record_step
 from sdkd_plugin.engine.memory import keep_freed_memory
+from sdkd_plugin.engine.optimizer import leave_gradients, make_optimizer
 from sdkd_plugin.engine.ranks import Ranks
 from sdkd_plugin.engine.recorder import Recorder
 from sdkd_plugin.engine.restore import history_fault, model_fault, optimizer_fault
@@ -126,14 +128,8 @@ class Trainer:
             drop_last=self.method.needs_constant_batch,
         )
 
-        # Plain SGD as in mdistiller; the fused kernel does the same arithmetic in one pass.
-        optimizer = torch.optim.SGD(
-            groups,
-            lr=solver.LR,
-            momentum=solver.MOMENTUM,
-            weight_decay=solver.WEIGHT_DECAY,
-            fused=True,
-        )
+        optimizer = make_optimizer(groups, solver)
+        self.hold_kd = optimizer.hold_kd if isinstance(optimizer, DOT) else None
         self.optimizer = self.accelerator.prepare(optimizer)
 
     def begin(self, epoch: int) -> RunningEpoch:
@@ -226,11 +222,8 @@ class Trainer:
             ) from error
 
         running.add(batch, logits, losses, self.method.terms)
-        loss = add_up(losses.values())
-        if self.ranks.size > 1:  # means over this share become parts of the mean over the batch
-            loss = loss * (len(batch.target) / batch.count)
-        self.accelerator.backward(loss)
-        self.ranks.add_gradients(self.method.parameters())
+        share = len(batch.target) / batch.count
+        leave_gradients(losses, share, self.accelerator, self.ranks, self.method, self.hold_kd)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return losses

@@ -212,10 +212,11 @@ def _read_latest(path: Path) -> dict[str, Any]:
             "SOLVER.MOMENTUM": float(group["momentum"]),
             "SOLVER.WEIGHT_DECAY": float(group["weight_decay"]),
         }
-        if "momentum_kd" in group:  # its DOT trainer
-            found["momentum of loss_kd"] = float(group["momentum_kd"])
+        if "momentum_kd" in group:  # its DOT trainer, whose momenta lie round MOMENTUM
+            found |= _dot(found["SOLVER.MOMENTUM"], float(group["momentum_kd"]))
 
-        wrong = {key: value for key, value in found.items() if not is_number(value)}
+        numbers = {key: value for key, value in found.items() if key != "SOLVER.TRAINER"}
+        wrong = {key: value for key, value in numbers.items() if not is_number(value)}
         if wrong:
             raise UserError(f"{path.name} holds a number that is none: {wrong}")
         teacher = {key: value for key, value in model.items() if key.startswith("module.teacher.")}
@@ -227,3 +228,13 @@ def _read_latest(path: Path) -> dict[str, Any]:
     if teacher:
         found["teacher"] = f"weights {digest.hexdigest()[:16]}"
     return found
+
+
+def _dot(task: float, kd: float) -> dict[str, Any]:
+    """What a config says of a DOT run with these momenta; rounded, since they are sums."""
+    mean = round((task + kd) / 2, 12)
+    return {
+        "SOLVER.TRAINER": "dot",
+        "SOLVER.MOMENTUM": mean,
+        "SOLVER.DOT.DELTA": round(kd - mean, 12),
+    }

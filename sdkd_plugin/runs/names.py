@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sdkd_plugin.defaults import RENAMED_VALUES
+from sdkd_plugin.defaults import DOT_KEYS, DOT_TRAINERS, RENAMED_VALUES, TRAINER
 
 # Said by each method, too, as `renamed`, for configs; here for readers that import no method.
 SCHEMA_1 = {
@@ -31,8 +31,6 @@ IDLE = (
     "REVIEWKD.OUT_CHANNELS",
     "REVIEWKD.OUT_SHAPES",
     "REVIEWKD.SHAPES",
-    "SOLVER.DOT.DELTA",
-    "SOLVER.TRAINER",
     "VID.INPUT_SIZE",
 )
 
@@ -43,6 +41,9 @@ def todays(identity: Mapping[str, Any]) -> dict[str, Any]:
     for key, values in RENAMED_VALUES.items():
         if isinstance(current.get(key), str):
             current[key] = values.get(current[key], current[key])
+    if current.get(TRAINER) not in DOT_TRAINERS:  # another of mdistiller's, which none here reads
+        for key in DOT_KEYS:
+            current.pop(key, None)
     return current
 
 

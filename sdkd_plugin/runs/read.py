@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from sdkd_plugin.defaults import DOT_KEYS, DOT_TRAINERS, TRAINER
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_object
 from sdkd_plugin.runs.find import MARKERS, WORKLOG, Place, Rejected, find_runs
@@ -25,10 +26,6 @@ VANILLA = "NONE"
 HOME = "sdkd_plugin"  # the host that trained a run, unless its identity names another
 
 PART = 500  # runs that a process reads before it hands them over
-
-# Identity keys that this package's own loop never reads (mdistiller's does), so that they change no
-# number.
-UNREAD = ("SOLVER.TRAINER", "SOLVER.DOT.DELTA")
 
 
 @dataclass(frozen=True)
@@ -100,10 +97,18 @@ class Run:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The method's own settings."""
-        return {
+        """The method's own settings, and DOT's where it trains by it."""
+        own = {
             key: value for key, value in self.identity.items() if key.startswith(f"{self.method}.")
         }
+        return own | {
+            key: self.identity[key] for key in DOT_KEYS if self.dot and key in self.identity
+        }
+
+    @property
+    def dot(self) -> bool:
+        """Whether DOT moves its weights: a part of the method, as it is published."""
+        return self.identity.get(TRAINER) in DOT_TRAINERS
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
@@ -111,7 +116,7 @@ class Run:
         evaluated images.
         """
         own = ("DISTILLER.", f"{self.method}.")
-        left_out = ("SOLVER.SEED", "teacher", *UNREAD)
+        left_out = ("SOLVER.SEED", "teacher", *DOT_KEYS)
         kept = {
             key: value
             for key, value in self.identity.items()

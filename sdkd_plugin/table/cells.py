@@ -198,6 +198,8 @@ def row_name(run: Run, split: Sequence[str] = ()) -> str:
     name = _spelled().get(run.method.lower(), run.method)
     if run.recipe.get(f"{run.method}.LOGIT_STANDARD"):
         name += "+LSKD"  # a method of its own in the published tables, too
+    if run.dot:
+        name += "+DOT"
     shown = [f"{key.split('.', 1)[1]}={run.recipe[key]}" for key in split if key in run.recipe]
     return f"{name} ({', '.join(shown)})" if shown else name
 

@@ -97,6 +97,16 @@ def test_a_run_without_latest_or_teacher_is_read(write):
     assert (vanilla.method, vanilla.teacher, vanilla.seed) == ("NONE", None, 4)
 
 
+def test_a_run_of_its_dot_trainer_says_what_a_config_would_say(write):
+    path = write("dot", [50.0])
+    state = torch.load(path / "latest", weights_only=False)
+    state["optimizer"]["param_groups"][0].update(momentum=0.9 - 0.075, momentum_kd=0.9 + 0.075)
+    torch.save(state, path / "latest")
+    run = read_upstream(SPEC.format(path))
+    assert run.protocol["SOLVER.MOMENTUM"] == 0.9
+    assert run.recipe == {"SOLVER.TRAINER": "dot", "SOLVER.DOT.DELTA": 0.075}
+
+
 def test_the_teacher_is_known_by_its_weights(write):
     hashes = [
         read_upstream(SPEC.format(write(str(n), [50.0], teacher=w))).teacher_hash

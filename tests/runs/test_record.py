@@ -8,6 +8,7 @@ import pytest
 from support.runs import RESULT
 
 from sdkd_plugin.config import load_config
+from sdkd_plugin.defaults import DOT_KEYS
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.idle import idle_keys
 from sdkd_plugin.renames import current_names, renamed_keys
@@ -131,7 +132,7 @@ def test_the_names_of_schema_1_are_those_that_methods_declare():
 
 
 def test_the_idle_keys_of_identities_are_those_that_are_declared():
-    assert set(IDLE) == {key for key in idle_keys() if not key.startswith("LOG.")}
+    assert {*IDLE, *DOT_KEYS} == {key for key in idle_keys() if not key.startswith("LOG.")}
 
 
 def test_the_record_is_frozen():

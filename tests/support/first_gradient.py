@@ -33,10 +33,17 @@ def main(yaml: str, file: str) -> None:
             module.eval()
     gradients = {}
 
-    def keep() -> None:
+    def keep(part: str = "") -> None:
         named = method.named_parameters()
-        gradients.update({name: p.grad.clone() for name, p in named if p.grad is not None})
+        found = {part + name: p.grad.clone() for name, p in named if p.grad is not None}
+        gradients.update(found)
 
+    def keep_kd() -> None:
+        keep("kd: ")
+        trainer.optimizer.zero_grad(set_to_none=True)
+
+    if trainer.hold_kd is not None:
+        trainer.hold_kd = keep_kd
     trainer.optimizer.step = keep
     trainer.take(running, next(trainer.train_batches.epoch(1)))
     if trainer.ranks.writes:

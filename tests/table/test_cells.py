@@ -71,6 +71,20 @@ def test_equal_runs_count_once_the_finished_one_first():
     assert duplicates == [("a", "b"), ("c", "b")]
 
 
+def test_dot_is_part_of_the_method_as_it_is_published():
+    dot = {"SOLVER__TRAINER": "dot", "SOLVER__DOT__DELTA": 0.075}
+    runs = [bare_run("NONE"), bare_run(), bare_run(top1=71.0, **dot), bare_run("DKD", **dot)]
+    comparison = compare_runs(runs, [])
+    assert len(comparison.columns) == 1
+    assert comparison.rows == ["student", "KD", "KD+DOT", "DKD+DOT"]
+    assert comparison.cells["KD+DOT", 0].gain == 1.0
+    other = bare_run(seed=1, **{**dot, "SOLVER__DOT__DELTA": 0.05})
+    with pytest.raises(UserError, match="the cell KD.DOT, .* SOLVER.DOT.DELTA 0.075 against 0.05"):
+        compare_runs([*runs, other], [])
+    split = compare_runs([*runs, other], [], ["SOLVER.DOT.DELTA"])
+    assert "KD+DOT (DOT.DELTA=0.05)" in split.rows
+
+
 def test_rows_stand_as_papers_print_them():
     methods = ["SDKD", "ZZZ", "CRD", "FITNET", "KD", "NONE"]
     rows = compare_runs([bare_run(method) for method in methods], []).rows

@@ -110,7 +110,7 @@ def upstream() -> Iterator[SimpleNamespace]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)
         for kind in (Tensor, nn.Module):
-            patch.setattr(kind, "cuda", lambda self, *arguments: self)
+            patch.setattr(kind, "cuda", lambda self, *arguments, **options: self)
         names = {
             "distillers": "distiller_dict",
             "models.cifar": "cifar_model_dict",
