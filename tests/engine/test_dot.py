@@ -142,6 +142,21 @@ def test_no_momentum_leaves_no_buffer():
     assert not optimizer.state_dict()["state"]
 
 
+def test_a_step_that_nothing_was_held_for_has_no_distillation():
+    w = number(0.0).requires_grad_()
+    optimizer = DOT([w], lr=1.0, momentum=0.5, momentum_kd=0.75, weight_decay=0.0)
+    descend(optimizer, [number(1.0)], [number(8.0)])  # u = 8, v = 1
+    w.grad = number(0.0)
+    optimizer.step()  # u = (0.5 + 0.75) / 2 of 8
+    assert (w.item(), optimizer.state[w]["momentum_kd_buffer"].item()) == (-9.0 - 5.0, 1.0)
+
+
+def test_the_task_has_the_smaller_momentum(tmp_path):
+    solver = tiny_config(tmp_path, {"DISTILLER.TYPE": "KD", **DOT_RUN}).SOLVER
+    (group,) = make_optimizer([{"params": weights()}], solver).param_groups
+    assert (group["momentum"], group["momentum_kd"]) == pytest.approx((0.825, 0.975))
+
+
 def run(folder: Path, teacher: Path, case=BY_NAME["KD"], **overrides):
     more = {key.replace("__", "."): value for key, value in overrides.items()}
     return tiny_config(folder, {**method_overrides(case, teacher), **DOT_RUN, **more})

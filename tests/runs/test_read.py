@@ -39,6 +39,14 @@ def test_finished_run_is_read(make_run):
     )
 
 
+def test_dot_is_read_as_part_of_the_recipe(make_run):
+    dot, plain = (make_run("KD", 0, [60.0], ["SOLVER.TRAINER", name]) for name in ("dot", "crd"))
+    (one,), _ = read_runs([dot])
+    (other,), _ = read_runs([plain])
+    told = {"SOLVER.TRAINER": "dot", "SOLVER.DOT.DELTA": 0.075}
+    assert one.recipe == {**other.recipe, **told} and one.protocol == other.protocol
+
+
 def test_schedule_of_its_own_length_is_the_default_schedule(make_run):
     default = make_run("KD", 0, [60.0], ["SOLVER.SCHEDULE_EPOCHS", "0"])
     spelled = make_run("KD", 0, [60.0], ["SOLVER.SCHEDULE_EPOCHS", "1"])
