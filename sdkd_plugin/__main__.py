@@ -182,6 +182,28 @@ def _together(options: argparse.Namespace) -> None:
     train_group(Path(options.file), options.size, options.processes)
 
 
+def _align(options: argparse.Namespace) -> None:
+    from sdkd_plugin.studies.align import AlignOptions, run_align
+
+    chosen = AlignOptions(
+        file=Path(options.file),
+        overrides=tuple(options.opts),
+        branch=options.branch,
+        train_teacher=options.train_teacher,
+        runs=tuple(options.runs),
+        format=options.format,
+        output=options.output,
+    )
+    run_align(chosen)
+
+
+def _proxy(options: argparse.Namespace) -> None:
+    from sdkd_plugin.studies.over_training import run_over_training
+
+    path, words = Path(options.folder), options.opts
+    run_over_training(path, words, options.images, options.tau, options.output)
+
+
 def _link(options: argparse.Namespace) -> None:
     from sdkd_plugin.upstream.link import link
 
@@ -221,6 +243,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "sweep": _sweep,
     "together": _together,
     "demo": _demo,
+    "align": _align,
+    "proxy": _proxy,
     "link": _link,
     "unlink": _unlink,
     "methods": _methods,

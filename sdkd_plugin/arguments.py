@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from sdkd_plugin import __version__
 from sdkd_plugin.printable import printable
+from sdkd_plugin.studies.arguments import add_studies
 from sdkd_plugin.sweep.arguments import add_sweep, add_together
 from sdkd_plugin.table.arguments import add_table
 
@@ -54,6 +55,7 @@ def make_parser() -> Parser:
     add_table(commands)
     add_sweep(commands)
     add_together(commands)
+    add_studies(commands)
     _add_demo(commands)
     _add_bridge(commands)
 

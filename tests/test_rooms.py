@@ -15,6 +15,7 @@ ROOMS = (  # top first
     "__main__",
     "arguments",
     "demo",
+    "studies",
     "sweep",
     "table",
     "upstream",

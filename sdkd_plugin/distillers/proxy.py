@@ -262,6 +262,12 @@ class ProxyTeacher(nn.Module):
             z_P [N, K], and the list of P's maps, f_k in the place of p_k.
         """
         self.refresh(student, epoch)
+        return self.fuse(image, student_maps, teacher_maps)
+
+    def fuse(
+        self, image: Tensor, student_maps: list[Tensor], teacher_maps: dict[int, Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`forward` with the weights that P has."""
         wrapped = {k: self._stage(k) for k in self.skipped + self.stages}
         try:
             for k, stage in wrapped.items():

@@ -180,7 +180,7 @@ class SDKD(Distiller):
                 z_t, teacher_feats = self.teacher(image)  # [N, K]
         if self.proxy is not None:
             s = feats[self.proxy.family.maps]  # [N, C_k, H_k, W_k] each, as f and t
-            z_p, f = self.proxy(image, self.student, s, self._teacher_maps(teacher_feats), epoch)
+            z_p, f = self.proxy(image, self.student, s, self.teacher_maps(teacher_feats), epoch)
 
         self.terms = {}
         loss_ce = self._weigh(
@@ -222,7 +222,7 @@ class SDKD(Distiller):
                 total = total + weight * value
         return total
 
-    def _teacher_maps(self, feats: dict[str, Any]) -> dict[int, Tensor]:
+    def teacher_maps(self, feats: dict[str, Any]) -> dict[int, Tensor]:
         """{k: t_k [N, C, H, W]} for each fused stage k."""
         maps = {k: feats[self.teacher_family.maps][j] for k, j in self.pairs.items()}
         if self.cfg.TEACHER_FEATURES == "zeros":

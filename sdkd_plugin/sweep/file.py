@@ -78,13 +78,13 @@ def read_sweep_file(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
     if lacking:
         raise UserError(f"sweep file {path} has no {', '.join(lacking)}")
 
-    methods = _names(tree["methods"], f"methods in {path}")
-    own = _settings(tree.get("overrides", {}), f"overrides in {path}")
+    methods = read_names(tree["methods"], f"methods in {path}")
+    own = read_settings(tree.get("overrides", {}), f"overrides in {path}")
     return SweepFile(
         path,
         methods,
-        _names(tree["pairs"], f"pairs in {path}"),
-        _seeds(tree["seeds"], path),
+        read_names(tree["pairs"], f"pairs in {path}"),
+        read_seeds(tree["seeds"], path),
         {**own, **dict(override_pairs(overrides))},
         _variants(tree.get("variants", {}), methods, path),
         _teachers(tree.get("teachers", {}), path),
@@ -95,7 +95,7 @@ def _once(items: list[Any], check: Callable[[Any], Any]) -> list[Any]:
     return list(dict.fromkeys(check(item) for item in items))
 
 
-def _names(items: list[Any], where: str) -> list[str]:
+def read_names(items: list[Any], where: str) -> list[str]:
     return _once(items, lambda item: _name(item, where))
 
 
@@ -109,7 +109,7 @@ def _name(item: Any, where: str) -> str:
     return item
 
 
-def _seeds(items: list[Any], path: Path) -> list[int]:
+def read_seeds(items: list[Any], path: Path) -> list[int]:
     def check(item: Any) -> int:
         if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < 2**63:
             raise UserError(
@@ -120,7 +120,7 @@ def _seeds(items: list[Any], path: Path) -> list[int]:
     return _once(items, check)
 
 
-def _settings(tree: Any, where: str) -> Settings:
+def read_settings(tree: Any, where: str) -> Settings:
     """{config key: value as on the command line}; the keys themselves are checked with the config
     they go to.
     """
@@ -156,7 +156,7 @@ def _variants(tree: dict[Any, Any], methods: list[str], path: Path) -> dict[str,
             if label in named:  # 1 and "1"
                 raise UserError(f"{where}: the label {label!r} stands there twice")
             # a label that nothing is written after changes nothing
-            named[label] = _settings({} if settings is None else settings, f"{where}, {label}")
+            named[label] = read_settings({} if settings is None else settings, f"{where}, {label}")
     return variants
 
 

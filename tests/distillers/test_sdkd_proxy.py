@@ -81,7 +81,7 @@ def test_no_operation_changes_the_students_maps(student):
         feats = distiller.student(image)[1]
         maps = [*feats["feats"], *feats["preact_feats"]]
         copies, versions = [m.clone() for m in maps], [m._version for m in maps]
-        teacher_maps = distiller._teacher_maps(distiller.teacher(image)[1])
+        teacher_maps = distiller.teacher_maps(distiller.teacher(image)[1])
         distiller.proxy(
             image, distiller.student, feats[distiller.proxy.family.maps], teacher_maps, 1
         )

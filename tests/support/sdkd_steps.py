@@ -86,7 +86,7 @@ def equal_bits(first: nn.Module, second: nn.Module) -> bool:
 def run_proxy(distiller: SDKD, image: Tensor, epoch: int = 1) -> tuple[Tensor, list[Tensor]]:
     """z_P and P's maps."""
     feats = distiller.student(image)[1]
-    teacher_maps = distiller._teacher_maps(distiller.teacher(image)[1])
+    teacher_maps = distiller.teacher_maps(distiller.teacher(image)[1])
     return distiller.proxy(
         image, distiller.student, feats[distiller.proxy.family.maps], teacher_maps, epoch
     )

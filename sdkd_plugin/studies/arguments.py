@@ -1,0 +1,85 @@
+"""What the studies take on the command line; it imports nothing heavy."""
+
+import argparse
+
+
+def add_studies(commands: argparse._SubParsersAction) -> None:
+    """Adds every study's command."""
+    _add_align(commands)
+    _add_proxy(commands)
+
+
+def _add_align(commands: argparse._SubParsersAction) -> None:
+    align = commands.add_parser(
+        "align",
+        help="the motivation study: teachers at temperatures of equal cross entropy",
+        description="Finds for each teacher the temperature of the reference's test cross entropy "
+        "and writes the sweep that distils the students from each; with --runs, the table.",
+    )
+    align.add_argument("file", metavar="STUDY.yaml", help="such as configs/studies/motivation.yaml")
+    align.add_argument(
+        "--branch",
+        default="reference",
+        choices=("reference", "sharper", "softer"),
+        help="which of two temperatures to take: the one on the reference's side of the smallest "
+        "cross entropy (default), below it or above it",
+    )
+    align.add_argument(
+        "--train-teacher",
+        action="store_true",
+        help="train teachers first whose checkpoints are missing",
+    )
+    align.add_argument(
+        "--runs",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="where the finished sweep's runs lie",
+    )
+    _add_output(align)
+    align.add_argument(
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="overrides for every run, right after the file",
+    )
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--format", default="terminal", help="of the table: terminal (default), md, latex or csv"
+    )
+    command.add_argument("--output", metavar="FILE", help="write the table there")
+
+
+def _add_proxy(commands: argparse._SubParsersAction) -> None:
+    proxy = commands.add_parser(
+        "proxy",
+        help="what SDKD's proxy teacher does over training, from a run's kept checkpoints",
+        description="Accuracy of student, proxy and teacher, KL of each to each, CKA of their maps "
+        "at each fused stage, as csv, PNG and TensorBoard scalars. The run is trained with "
+        "LOG.SAVE_CHECKPOINT_FREQ 1.",
+    )
+    proxy.add_argument("folder", metavar="RUN", help="a run's folder")
+    proxy.add_argument("--tau", type=float, default=1.0, help="temperature of the KLs (default: 1)")
+    _add_look(proxy)
+
+
+def _add_look(command: argparse.ArgumentParser) -> None:
+    """What every command has that looks at a run's networks."""
+    command.add_argument(
+        "--images",
+        type=int,
+        default=0,
+        metavar="N",
+        help="look at so many of the evaluated images, spread over the classes (default: all)",
+    )
+    command.add_argument(
+        "--output", metavar="FOLDER", help="where to write (default: studies in the run's folder)"
+    )
+    command.add_argument(
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="overrides, right after the folder, such as DATASET.ROOT where the data lie now",
+    )
