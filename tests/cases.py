@@ -59,6 +59,7 @@ CASES = [
     Case("RLD"),
     Case("CTKD"),
     Case("ITRD"),
+    Case("DIST"),
     Case(
         "KDSVD",
         refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),
