@@ -60,6 +60,7 @@ CASES = [
     Case("CTKD"),
     Case("ITRD"),
     Case("DIST"),
+    Case("NORMKD"),
     Case(
         "KDSVD",
         refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),
