@@ -61,6 +61,8 @@ CASES = [
     Case("ITRD"),
     Case("DIST"),
     Case("NORMKD"),
+    Case("TTM"),
+    Case("WTTM"),
     Case(
         "KDSVD",
         refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),
