@@ -63,6 +63,7 @@ CASES = [
     Case("NORMKD"),
     Case("TTM"),
     Case("WTTM"),
+    Case("CAT_KD"),
     Case(
         "KDSVD",
         refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),
