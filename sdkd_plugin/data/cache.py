@@ -1,7 +1,7 @@
 """Decoded images on disk: DATASET.CACHE/<stamp>/ holds one split, and is mapped, not loaded.
 
 pixels       every image, one after another, uint8
-index.json   their sizes and digests, the levels of their pixels, what was left out
+index.npz    their sizes and digests, the levels of their pixels, what was left out
 
 While it is built the folder ends in .part and holds a journal instead of the index: a line for each
 piece whose pixels are on the disk already. Whoever comes next goes on after the last of them.
@@ -21,12 +21,13 @@ import PIL
 import torch
 from filelock import FileLock, Timeout
 
+from sdkd_plugin.data.pictures import DIGEST
 from sdkd_plugin.data.reading import Reading, Split, Tally, assemble, read_pixels
 from sdkd_plugin.data.source import Source
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import write_text
+from sdkd_plugin.files import write_atomic, write_text
 
-PIXELS, INDEX, JOURNAL = "pixels", "index.json", "journal"
+PIXELS, INDEX, JOURNAL = "pixels", "index.npz", "journal"
 PIECE = 256  # images after which what was decoded is kept, whatever happens
 _VERSION = 1  # of this layout, and of what becomes of a file
 _LOCK_WAIT = 1  # seconds, after which somebody is told that another process is at it
@@ -87,7 +88,7 @@ def _build(source: Source, reading: Reading, place: Path) -> None:
                 told = _note(tally, told, pixels, journal)
         _note(tally, told, pixels, journal)
 
-    write_text(part / INDEX, json.dumps(_described(tally)))
+    write_atomic(part / INDEX, lambda file: _write_index(tally, file))
     (part / JOURNAL).unlink()
     part.rename(place)
 
@@ -116,6 +117,31 @@ def _described(tally: Tally, kept: int = 0, broken: int = 0) -> dict[str, Any]:
         "levels": tally.levels.tolist(),
         "broken": tally.broken[broken:],
     }
+
+
+def _write_index(tally: Tally, file: IO[bytes]) -> None:
+    np.savez(
+        file,
+        kept=np.array(tally.kept, np.int64),
+        sizes=np.array(tally.sizes, np.int64).reshape(-1, 2),
+        digests=np.frombuffer(b"".join(tally.digests), np.uint8).reshape(-1, DIGEST),
+        levels=tally.levels.numpy(),
+        broken=np.array(tally.broken, np.str_),
+    )
+
+
+def _read_index(index: Path) -> Tally:
+    with np.load(index) as told:  # which loads no pickles
+        kept, sizes, digests = (told[key] for key in ("kept", "sizes", "digests"))
+        if not len(kept) == len(sizes) == len(digests):
+            raise ValueError("its lists differ in length")
+        return Tally(
+            kept=kept.tolist(),
+            sizes=[(height, width) for height, width in sizes.tolist()],
+            digests=[digest.tobytes() for digest in digests],
+            levels=torch.from_numpy(told["levels"]).view(3, 256),
+            broken=told["broken"].tolist(),
+        )
 
 
 def _extend(tally: Tally, described: dict[str, Any]) -> None:
@@ -165,13 +191,12 @@ def _bytes(tally: Tally) -> int:
 
 
 def _open(source: Source, reading: Reading, place: Path) -> Split:
-    tally = Tally()
     try:
-        _extend(tally, json.loads((place / INDEX).read_text(encoding="utf-8")))
+        tally = _read_index(place / INDEX)
         held, wanted = (place / PIXELS).stat().st_size, _bytes(tally)
         if held != wanted:
             raise ValueError(f"{PIXELS} has {held} bytes, not {wanted}")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # damaged bytes make zipfile fail in every way there is
         reason = " ".join(str(error).split())
         raise UserError(
             f"the cache {place} is damaged: {reason}; remove this folder, and it is built again"

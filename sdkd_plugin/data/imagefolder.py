@@ -3,6 +3,7 @@ Tiny-ImageNet as it is published.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,8 +137,9 @@ def _files(folder: Path) -> list[Path]:
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    images = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
-    return sorted(file for file in images if not file.name.startswith("."))
+    names = [entry.name for entry in os.scandir(folder)]
+    images = [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+    return [folder / name for name in sorted(images) if not name.startswith(".")]
 
 
 def _annotated(annotations: Path, classes: list[str]) -> FileSource:
@@ -177,10 +179,14 @@ def _digest(content: bytes) -> bytes:
 
 
 def file_stamps(files: list[Path]) -> Iterator[str]:
-    """Each file by its name, size and time of change."""
-    for file in files:
+    """Each file by its name below what all share, so that the folder may move, its size and time of
+    change.
+    """
+    names = [str(file) for file in files]
+    shared = len(os.path.commonprefix([min(names), max(names)]))
+    for name in names:
         try:
-            state = file.stat()
+            state = os.stat(name)
         except OSError as error:
-            raise UserError(f"image {str(file)!r} cannot be read: {error.strerror}") from error
-        yield f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"
+            raise UserError(f"image {name!r} cannot be read: {error.strerror}") from error
+        yield f"{name[shared:]} {state.st_size} {state.st_mtime_ns}"

@@ -67,11 +67,11 @@ def test_its_settings_are_mdistillers(file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/ of 8 and val/ of 4 JPEGs of 2 classes, of several sizes."""
+    """train/ of 12 and val/ of 3 JPEGs of 3 classes, of several sizes."""
     root = tmp_path_factory.mktemp("imagenet")
-    for split, count in (("train", 8), ("val", 4)):
+    for split, count in (("train", 12), ("val", 3)):
         for number in range(count):
-            file = root / split / "ab"[number % 2] / f"{number}.jpg"
+            file = root / split / "abc"[number % 3] / f"{number}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(noise(number, 70 + 5 * number, 90)).save(file)
     return root
@@ -83,7 +83,7 @@ def test_it_trains_on_a_folder_at_64_pixels(
     file: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    teacher = build_model(NETWORKS[file.stem][0], 2)
+    teacher = build_model(NETWORKS[file.stem][0], 3)
     torch.save({"model": teacher.state_dict()}, "teacher.pth")
     words = [
         *("DATASET.ROOT", str(images), "DATASET.IMAGE_SIZE", "64", "DATASET.NUM_WORKERS", "1"),
