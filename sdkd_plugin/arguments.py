@@ -28,11 +28,12 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The namespace of a command line; exits 2, after one line, where it is none.
 
-    A sweep's overrides may stand anywhere after the file, which argparse takes only in one piece.
+    Overrides of a sweep and of `data` may stand anywhere, which argparse takes only in one piece.
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
-    if options.command == "sweep" and not any(word.startswith("--") for word in rest):
+    scattered = options.command in ("sweep", "data")
+    if scattered and not any(word.startswith("--") for word in rest):
         options.opts = [*options.opts, *rest]
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

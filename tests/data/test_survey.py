@@ -127,7 +127,8 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture, tmp_path: Path) ->
     assert main(["data", "DATASET.TYPE", "imagefolder", "DATASET.ROOT", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     nowhere = str(tmp_path / "none" / "sheet.png")
-    assert main(["data", "--sheet", nowhere, "DATASET.TYPE", "digits"]) == 2
+    words = ["DATASET.TYPE", "digits", "--sheet", nowhere, "DATASET.AUGMENT", "none"]
+    assert main(["data", *words]) == 2
     assert "--sheet is" in capsys.readouterr().err
 
 
