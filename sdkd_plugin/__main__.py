@@ -204,6 +204,30 @@ def _proxy(options: argparse.Namespace) -> None:
     run_over_training(path, words, options.images, options.tau, options.output)
 
 
+def _examine(options: argparse.Namespace) -> None:
+    from sdkd_plugin.studies.examine import run_examine
+
+    path, words = Path(options.folder), options.opts
+    run_examine(path, options.only, options.images, options.output, words)
+
+
+def _attention(options: argparse.Namespace) -> None:
+    from sdkd_plugin.studies.attention import AttentionOptions, run_attention
+
+    chosen = AttentionOptions(
+        folders=tuple(map(Path, options.folders)),
+        index=tuple(options.index),
+        of_class=options.of_class,
+        disagree=options.disagree,
+        count=options.count,
+        predicted=options.predicted,
+        images=options.images,
+        output=options.output,
+        overrides=tuple(word for pair in options.opts for word in pair),
+    )
+    run_attention(chosen)
+
+
 def _link(options: argparse.Namespace) -> None:
     from sdkd_plugin.upstream.link import link
 
@@ -245,6 +269,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "demo": _demo,
     "align": _align,
     "proxy": _proxy,
+    "examine": _examine,
+    "attention": _attention,
     "link": _link,
     "unlink": _unlink,
     "methods": _methods,

@@ -7,6 +7,8 @@ def add_studies(commands: argparse._SubParsersAction) -> None:
     """Adds every study's command."""
     _add_align(commands)
     _add_proxy(commands)
+    _add_examine(commands)
+    _add_attention(commands)
 
 
 def _add_align(commands: argparse._SubParsersAction) -> None:
@@ -63,6 +65,81 @@ def _add_proxy(commands: argparse._SubParsersAction) -> None:
     proxy.add_argument("folder", metavar="RUN", help="a run's folder")
     proxy.add_argument("--tau", type=float, default=1.0, help="temperature of the KLs (default: 1)")
     _add_look(proxy)
+
+
+def _add_examine(commands: argparse._SubParsersAction) -> None:
+    examine = commands.add_parser(
+        "examine",
+        help="a closer look at a run: accuracy by class, calibration, fidelity, t-SNE, ...",
+        description="Writes a PNG and a csv for each look: per-class, calibration, fidelity, "
+        "correlation, tsne.",
+    )
+    examine.add_argument("folder", metavar="RUN", help="a run's folder")
+    examine.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="LOOK",
+        help="one of the looks alone; may be given several times",
+    )
+    _add_look(examine)
+
+
+def _add_attention(commands: argparse._SubParsersAction) -> None:
+    attention = commands.add_parser(
+        "attention",
+        help="where teacher, students and SDKD's proxy look on the same images (Grad-CAM)",
+        description="Draws Grad-CAM of the runs' teacher, each run's student and, of SDKD, its "
+        "proxy, with predictions and confidences, and says how alike each one's maps and the "
+        "teacher's are: Spearman's rank correlation and its spread over images.",
+    )
+    attention.add_argument("folders", nargs="+", metavar="RUN", help="runs of one teacher")
+    attention.add_argument(
+        "--index",
+        type=int,
+        action="append",
+        default=[],
+        metavar="I",
+        help="draw this one of the evaluated images; may be given several times",
+    )
+    attention.add_argument(
+        "--class", dest="of_class", metavar="NAME", help="draw images of this class"
+    )
+    attention.add_argument(
+        "--disagree",
+        action="store_true",
+        help="draw images of which the networks do not all say the same",
+    )
+    attention.add_argument(
+        "--count", type=int, default=6, metavar="N", help="images in the picture (default: 6)"
+    )
+    attention.add_argument(
+        "--predicted",
+        action="store_true",
+        help="maps of the class that each network predicts (default: of the label)",
+    )
+    attention.add_argument(
+        "--images",
+        type=int,
+        default=500,
+        metavar="N",
+        help="images that the numbers are over, spread over the classes; 0: all (default: 500)",
+    )
+    attention.add_argument(
+        "--output",
+        default="attention",
+        metavar="FOLDER",
+        help="where to write (default: attention)",
+    )
+    attention.add_argument(
+        "--set",
+        dest="opts",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="an override for every run, such as DATASET.ROOT where the data lie now",
+    )
 
 
 def _add_look(command: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from sdkd_plugin.engine.deploy import load_network
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.restore import model_fault
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.files import read_object
+from sdkd_plugin.files import read_object, sha256
 from sdkd_plugin.idle import todays_identity
 from sdkd_plugin.models import build_model
 from sdkd_plugin.runs.folder import RunFolder
@@ -97,6 +97,11 @@ class OpenedRun:
     @cached_property
     def device(self) -> torch.device:
         return make_accelerator(self.cfg).device
+
+    @property
+    def teacher_hash(self) -> str | None:
+        """Of the teacher's file, as the run's identity has it."""
+        return None if self.teacher_file is None else sha256(self.teacher_file)
 
     def batches(self) -> EvalBatches:
         """The evaluated images."""
