@@ -64,6 +64,7 @@ CASES = [
     Case("TTM"),
     Case("WTTM"),
     Case("CAT_KD"),
+    Case("SDD"),
     Case(
         "KDSVD",
         refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),
