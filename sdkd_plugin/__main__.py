@@ -1,6 +1,7 @@
 """The command line, `python -m sdkd_plugin COMMAND`; tools/*.py have mdistiller's flags for it."""
 
 import argparse
+import json
 import os
 import sys
 import warnings
@@ -120,7 +121,12 @@ def _eval(options: argparse.Namespace) -> None:
         "DISTILLER.STUDENT": options.model,
     }
     own = [str(word) for pair in options_given.items() if pair[1] is not None for word in pair]
-    score(target or PUBLISHED, [*own, *words])
+    if not options.json:
+        score(target or PUBLISHED, [*own, *words])
+        return
+    with redirect_stdout(sys.stderr):
+        scores = score(target or PUBLISHED, [*own, *words])
+    print(json.dumps(dict(scores)))
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -170,6 +176,7 @@ def _sweep(options: argparse.Namespace) -> None:
         processes=options.processes,
         plan_only=options.plan,
         commands_only=options.commands,
+        as_json=options.json,
     )
     run_sweep(chosen)
 
@@ -228,6 +235,18 @@ def _attention(options: argparse.Namespace) -> None:
     run_attention(chosen)
 
 
+def _card(options: argparse.Namespace) -> None:
+    from sdkd_plugin.ship.card import show_card
+
+    show_card(Path(options.run), options.output)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from sdkd_plugin.ship.export import export
+
+    export(Path(options.run), options.format, options.output, options.normalise, options.opts)
+
+
 def _link(options: argparse.Namespace) -> None:
     from sdkd_plugin.upstream.link import link
 
@@ -258,6 +277,12 @@ def _demo(options: argparse.Namespace) -> None:
     run_demo(options.output)
 
 
+def _completion(options: argparse.Namespace) -> None:
+    from sdkd_plugin.completion import completion
+
+    print(completion(options.shell))
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "eval": _eval,
@@ -266,6 +291,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "table": _table,
     "sweep": _sweep,
     "together": _together,
+    "card": _card,
+    "export": _export,
     "demo": _demo,
     "align": _align,
     "proxy": _proxy,
@@ -275,6 +302,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "unlink": _unlink,
     "methods": _methods,
     "run": _run,
+    "completion": _completion,
 }
 
 

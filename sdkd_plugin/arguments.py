@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from sdkd_plugin import __version__
 from sdkd_plugin.printable import printable
+from sdkd_plugin.ship.arguments import add_card, add_export
 from sdkd_plugin.studies.arguments import add_studies
 from sdkd_plugin.sweep.arguments import add_sweep, add_together
 from sdkd_plugin.table.arguments import add_table
@@ -15,6 +16,13 @@ EPILOG = (
     "DATASET.TYPE: cifar100 | npz | imagefolder | digits | torchvision:NAME. All keys: "
     "sdkd_plugin/defaults.py; a method's: docs/methods/."
 )
+
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 `verify` found a difference; 2 a mistake, told in one line; 129, 130, "
+    "143 ended by SIGHUP, Ctrl-C, SIGTERM. See docs/trust.md."
+)
+SHELLS = ("bash", "zsh", "tcsh")
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,12 +48,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def make_parser() -> Parser:
+def make_parser(program: str = "sdkd_plugin") -> Parser:
     """Every command with its options; the namespace says as `command` which one was given, and as
     `imports` what `--import` named.
+
+    Options stand in one order everywhere: what is meant, how it is done, what is only shown, how
+    and where to it is written, what sweeps and plug-ins need (tests/test_arguments.py).
     """
     parser = Parser(
-        prog="sdkd_plugin", description="Knowledge distillation on CIFAR-100, reproducibly."
+        prog=program,
+        description="Knowledge distillation on CIFAR-100, reproducibly.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
@@ -57,8 +70,11 @@ def make_parser() -> Parser:
     add_sweep(commands)
     add_together(commands)
     add_studies(commands)
+    add_card(commands)
+    add_export(commands)
     _add_demo(commands)
     _add_bridge(commands)
+    _add_completion(commands)
 
     for command in commands.choices.values():
         command.add_argument(
@@ -125,6 +141,9 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     )
     score.add_argument("-d", "--dataset", help="DATASET.TYPE (default: the run's, else cifar100)")
     score.add_argument("-bs", "--batch-size", type=int, help="images per batch (default: 64)")
+    score.add_argument(
+        "--json", action="store_true", help="print the scores as json, all else on stderr"
+    )
     score.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
@@ -212,3 +231,12 @@ def _add_bridge(commands: argparse._SubParsersAction) -> None:
         metavar="...",
         help="what the script gets, such as --cfg FILE",
     )
+
+
+def _add_completion(commands: argparse._SubParsersAction) -> None:
+    completion = commands.add_parser(
+        "completion",
+        help="print what makes a shell complete the commands and options of `sdkd`",
+        description='For bash: eval "$(sdkd completion bash)" in ~/.bashrc.',
+    )
+    completion.add_argument("shell", choices=SHELLS, help="for which")

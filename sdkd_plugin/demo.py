@@ -8,6 +8,7 @@ from pathlib import Path
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.config import configs_folder, load_config
+from sdkd_plugin.engine.remaining import in_words
 from sdkd_plugin.engine.run import train
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import FORMATS
@@ -71,9 +72,14 @@ def _train_all(output: str) -> list[Path]:
 
     own = [*STUDENT_KEYS, "DISTILLER.TEACHER_CKPT", str(teacher / "student_latest")]
     folders: list[Path] = []
+    began = time.perf_counter()
     for seed in SEEDS:
         for name in STUDENTS:
-            print(f"\nrun {len(folders) + 2} of {total}: {name}, seed {seed}")
+            left = ""
+            if len(folders) >= len(STUDENTS):  # each method was seen once
+                each = (time.perf_counter() - began) / len(folders)
+                left = f", {in_words(each * (total - 1 - len(folders)))}"
+            print(f"\nrun {len(folders) + 2} of {total}: {name}, seed {seed}{left}")
             keys = ["SOLVER.SEED", str(seed), *own]
             cfg = _config(configs / f"{name}.yaml", output, STUDENT_EPOCHS, keys)
             folders.append(train(cfg, resume=True).path)

@@ -1,7 +1,7 @@
 """Settings on their way into the config: from yaml and the command line, by type and size."""
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,9 @@ from sdkd_plugin.errors import UserError, shown, unknown
 from sdkd_plugin.renames import both_names, todays_value
 
 LARGEST = 2**63 - 1  # of whole numbers: what a tensor holds
+
+# {KEY: value}, or KEY VALUE words as on a command line
+Overrides = Mapping[str, Any] | Sequence[str]
 
 
 def flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -39,6 +42,17 @@ def override_pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
             f"{' '.join(overrides)}"
         )
     yield from zip(overrides[::2], overrides[1::2], strict=True)
+
+
+def override_words(overrides: Overrides) -> list[str]:
+    """The KEY VALUE words of a command line that say what `overrides` do."""
+    if isinstance(overrides, str):
+        raise UserError(
+            f"overrides are {overrides!r}; allowed: a dict, such as {{'SOLVER.LR': 0.1}}, or a list"
+        )
+    if isinstance(overrides, Mapping):
+        return [str(word) for pair in overrides.items() for word in pair]
+    return [str(word) for word in overrides]
 
 
 @dataclass

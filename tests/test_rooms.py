@@ -13,9 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sdkd_plugin"
 ROOMS = (  # top first
     "__main__",
+    "api",
+    "completion",
     "arguments",
     "demo",
     "studies",
+    "ship",
     "sweep",
     "table",
     "upstream",

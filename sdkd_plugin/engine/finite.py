@@ -9,6 +9,7 @@ from sdkd_plugin.errors import UserError
 
 EVERY = 50  # steps between two looks, where a look waits for the device
 EVERY_ON_CPU = 1
+REMEDY = "lower SOLVER.LR or the term's weight (the last saved epoch is intact)"
 
 
 class FiniteWatch:
@@ -19,11 +20,12 @@ class FiniteWatch:
 
     Args:
         device: where the losses are.
-        epoch: for the message.
+        epoch, remedy: for the message.
     """
 
-    def __init__(self, device: torch.device, epoch: int):
+    def __init__(self, device: torch.device, epoch: int, remedy: str = REMEDY):
         self._epoch = epoch
+        self._remedy = remedy
         self._every = EVERY_ON_CPU if device.type == "cpu" else EVERY
         self._step = torch.zeros((), dtype=torch.long, device=device)  # 0: none yet
         self._names: list[str] = []
@@ -66,6 +68,5 @@ class FiniteWatch:
         bad = [f"{name} = {value}" for name, value, good in pairs if not good]
         raise UserError(
             f"loss is not finite at epoch {self._epoch}, step {step}: "
-            f"{', '.join(bad) or 'the sum of its terms'}; lower SOLVER.LR or the term's weight "
-            "(the last saved epoch is intact)"
+            f"{', '.join(bad) or 'the sum of its terms'}; {self._remedy}"
         )

@@ -18,6 +18,7 @@ from sdkd_plugin.data.dataset import Dataset, hold_out
 from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.optimizer import buffer_names
+from sdkd_plugin.engine.remaining import seconds_left
 from sdkd_plugin.engine.run import make_result
 from sdkd_plugin.engine.running import RunningEpoch
 from sdkd_plugin.engine.setup import (
@@ -147,8 +148,15 @@ class Group:
         loaded, shared = self._teacher(cfg, folder)
         setup = prepare(cfg, self.dataset, folder, loaded)
         member = Member(number, folder, setup, shared)
+        member.recorder.left = self._seconds_left
         say_start(member.trainer, member.recorder)
         self.members.append(member)
+
+    def _seconds_left(self) -> float | None:
+        """Of all runs, which take turns; one without an epoch so far counts as the others' mean."""
+        left = [seconds_left(m.recorder.history, m.trainer.schedule) for m in self.members]
+        known = [seconds for seconds in left if seconds is not None]
+        return sum(known) * len(left) / len(known) if known else None
 
     def _teacher(
         self, cfg: CN, folder: RunFolder

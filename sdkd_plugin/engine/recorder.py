@@ -15,6 +15,7 @@ from tqdm import tqdm
 from sdkd_plugin import weights
 from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.engine import checkpoint
+from sdkd_plugin.engine.remaining import in_words
 from sdkd_plugin.engine.restore import Row, todays_row
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.idle import todays_identity
@@ -42,6 +43,7 @@ class Recorder:
         self.writes = writes
         self.label = ""  # before each line on the terminal, where several runs speak
         self.history: list[Row] = []
+        self.left: Callable[[], float | None] = lambda: None  # seconds, where somebody knows
         self.events: RecordWriter | None = None
 
     @property
@@ -160,8 +162,12 @@ class Recorder:
         tqdm.write(
             f"{self.label}{row['phase']} {row['epoch']}/{phase.epochs}  lr {row['lr']:.4g}  "
             f"loss {row['train_loss']:.4f}  train top-1 {row['train_top1']:.2f}  {score}"
-            f"{row['images_per_second']:.0f} images/s"
+            f"{row['images_per_second']:.0f} images/s{self._left()}"
         )
+
+    def _left(self) -> str:
+        seconds = self.left()
+        return f"  {in_words(seconds)}" if seconds else ""
 
     def close(self) -> None:
         """Ends the TensorBoard file. A run that failed must too: its process may train others."""

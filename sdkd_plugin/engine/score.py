@@ -39,11 +39,11 @@ def score(target: str, overrides: Sequence[str]) -> Scores:
     if target == PUBLISHED:
         named = dict(override_pairs(overrides)).get("DISTILLER.STUDENT", "")
         target = teacher_checkpoint(named)
-    path, run = _locate(Path(target))
+    path, run = locate(Path(target))
     spec = DataSpec.in_file(weights.load(path), path)
 
     config = None if run is None else run / "config.yaml"
-    own = _own_words(path, config, spec)
+    own = own_words(path, config, spec)
     cfg = load_config(config, [*own, *overrides])
     theirs = dict(flatten(load_config(config, own)))
     if run is None:  # only what the file says
@@ -55,7 +55,7 @@ def score(target: str, overrides: Sequence[str]) -> Scores:
     return score_checkpoint(cfg, str(path))
 
 
-def _locate(target: Path) -> tuple[Path, Path | None]:
+def locate(target: Path) -> tuple[Path, Path | None]:
     """The file that is meant, and the run folder that it lies in, if any."""
     path = target
     if target.is_dir():
@@ -73,8 +73,13 @@ def _is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() and (folder / "identity.json").is_file()
 
 
-def _own_words(path: Path, config: Path | None, spec: DataSpec | None) -> list[str]:
-    """KEY VALUE words for what the file itself decides: its model and its images."""
+def own_words(path: Path, config: Path | None, spec: DataSpec | None) -> list[str]:
+    """KEY VALUE words for what the file itself decides: its model and its images.
+
+    Args:
+        config: of the run that the file lies in; None for a file alone.
+        spec: what the file says that it was trained on.
+    """
     words: list[str] = []
     if config is None:
         words += ["DISTILLER.STUDENT", ""]

@@ -20,6 +20,7 @@ from sdkd_plugin.engine.build import build_distiller, build_teacher, check_teach
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import describe, evaluate
 from sdkd_plugin.engine.recorder import Recorder
+from sdkd_plugin.engine.remaining import seconds_left
 from sdkd_plugin.engine.threads import choose_threads
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
@@ -135,6 +136,7 @@ def start(setup: Setup, folder: RunFolder) -> tuple[Trainer, Recorder]:
     """A run at its beginning, which the folder then knows of, or after its last complete epoch."""
     trainer = Trainer(setup.cfg, setup.distiller, setup.dataset, setup.accelerator)
     recorder = Recorder(folder, setup.given.LOG.SAVE_CHECKPOINT_FREQ, trainer.ranks.writes)
+    recorder.left = lambda: seconds_left(recorder.history, trainer.schedule)
     trainer.resume(recorder)
     if not recorder.history and recorder.writes:
         folder.begin(setup.given, setup.environment, uncommitted_diff())

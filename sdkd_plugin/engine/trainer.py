@@ -25,6 +25,7 @@ from sdkd_plugin.engine.memory import keep_freed_memory
 from sdkd_plugin.engine.optimizer import leave_gradients, make_optimizer
 from sdkd_plugin.engine.ranks import Ranks
 from sdkd_plugin.engine.recorder import Recorder
+from sdkd_plugin.engine.remaining import show_pace
 from sdkd_plugin.engine.restore import history_fault, model_fault, optimizer_fault
 from sdkd_plugin.engine.running import RunningEpoch
 from sdkd_plugin.engine.schedule import learning_rate
@@ -96,7 +97,7 @@ class Trainer:
         for batch in bar:
             self.take(running, batch)
             if running.steps % 20 == 0 and not bar.disable:
-                bar.set_postfix(running.means("train_loss", "train_top1"))
+                show_pace(bar, running, self.schedule)
         return running
 
     def reach(self, phase: Phase) -> None:

@@ -57,22 +57,25 @@ class LibraryModel(nn.Module):
 
     Args:
         net: the network; its weights and the random state stay as they are.
+        seen: the size of images that it is known to run, pixels; None: what its library says.
     Raises:
         UserError: it does not return logits alone.
     """
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: nn.Module, seen: int | None = None):
         super().__init__()
         for module in net.modules():
             if hasattr(module, "inplace"):
                 cast(Any, module).inplace = False  # the map before an activation must survive it
 
         size = getattr(net, "default_cfg", {}).get("input_size", (3, SIZE, SIZE))[-1]
+        if seen is not None and runs(net, size) is None:
+            size = seen
         listed = getattr(net, "feature_info", None)
         named = tuple(each["module"] for each in listed or ())
         self.net = net
         self.anatomy = dissect(net, size, named)
-        self.probe_size = size if runs(net, ZOO_SIZE) is None else ZOO_SIZE
+        self.probe_size = seen or (size if runs(net, ZOO_SIZE) is None else ZOO_SIZE)
         self._watch()
         self.register_state_dict_post_hook(_strip)
         self.register_load_state_dict_pre_hook(_wrap)
@@ -88,6 +91,15 @@ class LibraryModel(nn.Module):
         inputs = {path for path in anatomy.before or () if path not in anatomy.bare}
         for path in inputs | ({anatomy.classifier} if anatomy.classifier else set()):
             self.net.get_submodule(path).register_forward_pre_hook(_keep_input)
+
+    def unwatch(self) -> None:
+        """Leaves the network as it was given, but for activations that work in place no more."""
+        for module in self.net.modules():
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for key in [k for k, h in hooks.items() if h in (_keep_output, _keep_input)]:
+                    del hooks[key]
+            for name in ("kept_output", "kept_input"):
+                module.__dict__.pop(name, None)
 
     @property
     def family(self) -> Family:

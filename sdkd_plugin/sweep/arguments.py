@@ -21,6 +21,7 @@ def add_sweep(commands: argparse._SubParsersAction) -> None:
         choices=("local", "ray"),
         help="where the runs go (default: local)",
     )
+    sweep.add_argument("--address", help="of a running Ray cluster; default: one on this machine")
     sweep.add_argument(
         "--lockstep",
         action=argparse.BooleanOptionalAction,
@@ -43,13 +44,13 @@ def add_sweep(commands: argparse._SubParsersAction) -> None:
         help="of each run, which then share its batches; methods that need the whole batch have 1 "
         "(default: 1)",
     )
-    sweep.add_argument("--address", help="of a running Ray cluster; default: one on this machine")
     sweep.add_argument("--plan", action="store_true", help="show runs, hours and disk, and stop")
     sweep.add_argument(
         "--commands",
         action="store_true",
         help="print a shell line per unfinished run, for a scheduler, and stop",
     )
+    sweep.add_argument("--json", action="store_true", help="with --plan: print it as json")
     sweep.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="overrides for every run, after the file"
     )
@@ -61,7 +62,6 @@ def add_together(commands: argparse._SubParsersAction) -> None:
         "together", help="train the runs of a group file in lockstep; a sweep calls this"
     )
     together.add_argument("file", metavar="GROUP.json", help="as a sweep writes it")
-    together.add_argument("--end-with-stdin", action="store_true", help="as of train")
     together.add_argument(
         "--size",
         type=int,
@@ -74,3 +74,4 @@ def add_together(commands: argparse._SubParsersAction) -> None:
         default=1,
         help="how many do this here at once and share the memory (default: 1)",
     )
+    together.add_argument("--end-with-stdin", action="store_true", help="as of train")

@@ -1,9 +1,11 @@
 """What `python tools/sweep.py` does: show the plan, run what is not finished, say what failed."""
 
+import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -45,6 +47,7 @@ class SweepOptions:
         processes: of each run that several can train.
         plan_only: show the plan and stop.
         commands_only: print the unfinished runs' command lines, for another scheduler, and stop.
+        as_json: print the plan as json.
     """
 
     file: Path
@@ -57,6 +60,7 @@ class SweepOptions:
     processes: int = 1
     plan_only: bool = False
     commands_only: bool = False
+    as_json: bool = False
 
 
 def run_sweep(options: SweepOptions) -> None:
@@ -73,6 +77,8 @@ def run_sweep(options: SweepOptions) -> None:
         raise UserError(f"--processes is {options.processes}; allowed: 1 or more")
     if options.executor not in EXECUTORS:
         raise unknown("executor", options.executor, EXECUTORS, "--executor")
+    if options.as_json and not options.plan_only:
+        raise UserError("--json goes with --plan alone: sweep FILE --plan --json")
     if options.executor != "local" and options.processes > 1:
         raise UserError(
             f"--processes is {options.processes}; allowed with --executor {options.executor}: 1"
@@ -84,7 +90,13 @@ def run_sweep(options: SweepOptions) -> None:
     if options.commands_only:
         print_commands(phases, options.processes)
         return
-    costs = show_sweep_plan(sweep, todo, options.jobs)
+    if options.as_json:
+        with redirect_stdout(sys.stderr):  # what is said on the way is no part of it
+            plan = make_sweep_plan(sweep, todo, options.jobs)
+        print(json.dumps(asdict(plan), indent=1))
+        return
+    plan = make_sweep_plan(sweep, todo, options.jobs)
+    show_sweep_plan(plan)
     if options.plan_only or not todo:
         return
 
@@ -92,7 +104,7 @@ def run_sweep(options: SweepOptions) -> None:
         _say_processes(todo, options.processes)
     prefix = todo[0].config().LOG.PREFIX
     logs = Path(prefix, "sweeps", sweep.name)
-    remaining = Remaining(costs, todo, options.jobs)
+    remaining = Remaining(plan.costs, todo, options.jobs)
     failures = run_all(phases, _executor(options, logs, phases[0]), remaining)
     if failures:
         listed = "; ".join(f"{job.label}: {error}" for job, error in failures)
@@ -141,46 +153,113 @@ def print_commands(phases: list[list[Job]], processes: int) -> None:
         )
 
 
-def show_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> dict[str, KindCost]:
-    """Prints runs, hours and disk; each kind of run (all but its seed) is timed once for a few
-    steps. Returns what a run costs of each kind that could be timed.
+@dataclass(frozen=True)
+class KindPlan:
+    """Unfinished runs that differ in their seed alone.
+
+    Args:
+        n: how many.
+        hours, epochs, mib: of each, estimated; None where that cannot be.
+        problem: why not.
     """
+
+    kind: str
+    n: int
+    hours: float | None = None
+    epochs: int | None = None
+    mib: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep would do.
+
+    Args:
+        total, finished: runs.
+        note: what the file sets without effect.
+        undefined: what is left out, since a method does not have that pair.
+        runs: those that are not finished, by kind.
+        jobs, threads: runs at a time, and threads of each.
+        hours_in_turn, hours: one run at a time, and `jobs` at a time if each keeps its speed.
+        mib: on disk.
+    """
+
+    sweep: str
+    total: int
+    finished: int
+    note: str | None
+    undefined: list[str]
+    runs: list[KindPlan]
+    jobs: int
+    threads: int
+    hours_in_turn: float
+    hours: float
+    mib: float
+
+    @property
+    def costs(self) -> dict[str, KindCost]:
+        """Of each kind of run that could be timed."""
+        timed = [each for each in self.runs if each.hours is not None and each.epochs is not None]
+        return {each.kind: KindCost(each.hours or 0.0, each.epochs or 0) for each in timed}
+
+
+def make_sweep_plan(sweep: Sweep, todo: list[Job], jobs: int) -> SweepPlan:
+    """Times each kind of run (all but its seed) once for a few steps."""
     total = len(sweep.teachers) + len(sweep.students)
     print(f"sweep {sweep.name}: {total} runs, {total - len(todo)} of them finished", flush=True)
-    if sweep.note:
-        print(sweep.note)
-    if sweep.undefined:
-        print(f"not defined, left out: {', '.join(sweep.undefined)}")
-    if not todo:
-        return {}
-
     kinds: dict[str, list[Job]] = {}
     for job in todo:
         kinds.setdefault(job.kind, []).append(job)
-    table = Table("runs", "n", "hours each", "MiB each")
-    costs: dict[str, KindCost] = {}
-    disk = 0.0
+
     before = torch.get_num_threads()
     torch.set_num_threads(run_threads())  # as the runs will have
-    for kind, members in kinds.items():
-        try:
-            plan = make_plan(members[0].config())
-        except UserError as error:  # the run itself will fail with it; the others need not
-            table.add_row(escape(kind), str(len(members)), "?", "?")
-            print(f"no estimate for {kind}: {error}")
-            continue
-        costs[kind] = KindCost(plan.hours, plan.epochs)
-        disk += len(members) * plan.disk
-        table.add_row(
-            escape(kind), str(len(members)), f"{plan.hours:.2f}", f"{plan.disk / 2**20:.0f}"
-        )
+    planned = [_plan_kind(kind, members) for kind, members in kinds.items()]
     torch.set_num_threads(before)
 
-    Console().print(table)
-    altogether = sum(cost.hours * len(kinds[kind]) for kind, cost in costs.items())
-    print(
-        f"estimated from a few timed steps with {run_threads()} threads: {altogether:.1f} hours "
-        f"one at a time, about {altogether / jobs:.1f} with {jobs} at a time if each keeps its "
-        f"speed, less in lockstep; {disk / 2**20:.0f} MiB on disk"
+    in_turn = sum(each.n * (each.hours or 0.0) for each in planned)
+    return SweepPlan(
+        sweep=sweep.name,
+        total=total,
+        finished=total - len(todo),
+        note=sweep.note,
+        undefined=sweep.undefined,
+        runs=planned,
+        jobs=jobs,
+        threads=run_threads(),
+        hours_in_turn=in_turn,
+        hours=in_turn / jobs,
+        mib=sum(each.n * (each.mib or 0.0) for each in planned),
     )
-    return costs
+
+
+def _plan_kind(kind: str, members: list[Job]) -> KindPlan:
+    try:
+        plan = make_plan(members[0].config())
+    except UserError as error:  # the run itself will fail with it; the others need not
+        return KindPlan(kind, len(members), problem=str(error))
+    return KindPlan(kind, len(members), plan.hours, plan.epochs, plan.disk / 2**20)
+
+
+def show_sweep_plan(plan: SweepPlan) -> None:
+    """Prints runs, hours and disk."""
+    if plan.note:
+        print(plan.note)
+    if plan.undefined:
+        print(f"not defined, left out: {', '.join(plan.undefined)}")
+    if not plan.runs:
+        return
+
+    table = Table("runs", "n", "hours each", "MiB each")
+    for each in plan.runs:
+        hours = "?" if each.hours is None else f"{each.hours:.2f}"
+        mib = "?" if each.mib is None else f"{each.mib:.0f}"
+        table.add_row(escape(each.kind), str(each.n), hours, mib)
+        if each.problem:
+            print(f"no estimate for {each.kind}: {each.problem}")
+    Console().print(table)
+    print(
+        f"estimated from a few timed steps with {plan.threads} threads: {plan.hours_in_turn:.1f} "
+        f"hours one at a time, about {plan.hours:.1f} with {plan.jobs} at a time if each keeps its "
+        f"speed, less in lockstep; {plan.mib:.0f} MiB on disk"
+    )

@@ -9,6 +9,7 @@ from statistics import fmean
 
 from tqdm import tqdm
 
+from sdkd_plugin.engine.remaining import in_words
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.runs.metrics import read_metrics
 from sdkd_plugin.sweep.execute import Outcomes, Tick
@@ -103,8 +104,7 @@ class Remaining:
             pace = (self._changed - self._began) / 3600 * self.workers / done
         since = (time.monotonic() - self._changed) / 3600
         hours = max(0.0, (self._hours_to_do - done) * pace / self.workers - since)
-        left = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
-        return f"{self.percent:.0f} % trained, about {left} left"
+        return f"{self.percent:.0f} % trained, {in_words(3600 * hours)}"
 
     def _hours(self, job: Job) -> float:
         return self._costs[job.kind].hours if job.kind in self._costs else self._mean

@@ -13,13 +13,6 @@ def add_table(commands: argparse._SubParsersAction) -> None:
     )
 
     table.add_argument(
-        "--format",
-        default="terminal",
-        help="terminal (default), md, latex, csv, html, png or a plug-in's own",
-    )
-    table.add_argument("--output", metavar="FILE", help="write there instead of printing")
-
-    table.add_argument(
         "--metric",
         metavar="NAME",
         default="top1",
@@ -59,3 +52,13 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         help="a run folder of mdistiller's own trainer, which records none of the three; NONE has "
         "the teacher -",
     )
+
+    table.add_argument(
+        "--format",
+        default="terminal",
+        help="terminal (default), md, latex, csv, json, html, png or a plug-in's own",
+    )
+    table.add_argument(
+        "--json", dest="format", action="store_const", const="json", help="as --format json"
+    )
+    table.add_argument("--output", metavar="FILE", help="write there instead of printing")

@@ -1,5 +1,6 @@
 """`eval` scores a network as its run did, and says what was asked to be otherwise."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -163,3 +164,10 @@ def test_classes_count_only_where_labels_do_not_tell(tmp_path):
 
     assert identity(0) == identity(2) and "DATASET.CLASSES" not in identity(0)
     assert identity(3) == {**identity(0), "DATASET.CLASSES": 3}
+
+
+def test_scores_for_scripts_are_one_json_object(run, capsys):
+    assert main(["eval", "--json", str(run)]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == pytest.approx(result(run)["last"])
+    assert top1(run) in shown.err and shown.out.count("\n") == 1

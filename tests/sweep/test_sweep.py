@@ -130,6 +130,25 @@ def test_options_may_be_built_by_a_program(write, capsys):
     assert "SOLVER.EPOCHS 2" in capsys.readouterr().out
 
 
+def test_a_plan_for_scripts_is_one_json_object(write, capsys):
+    path = write(overrides={**TINY, "DISTILLER.TEACHER": "resnet14"}, pairs=["resnet14/resnet8"])
+    assert main(["sweep", str(path), "--jobs", "2", "--plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["total"], plan["finished"], plan["jobs"]) == (5, 0, 2)
+    assert [(each["kind"], each["n"], each["epochs"]) for each in plan["runs"]] == [
+        ("teacher resnet14", 1, 1),
+        ("vanilla/resnet8", 2, 1),
+        ("kd/resnet14/resnet8", 2, 1),
+    ]
+    each = [(kind["n"], kind["hours"], kind["mib"]) for kind in plan["runs"]]
+    assert all(hours > 0 and mib > 0 for _, hours, mib in each)
+    assert plan["hours_in_turn"] == pytest.approx(sum(n * hours for n, hours, _ in each))
+    assert plan["hours"] == plan["hours_in_turn"] / 2
+
+    assert main(["sweep", str(path), "--json"]) == 2
+    assert "--json goes with --plan alone" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -25,9 +25,9 @@ def render(report: Report) -> str:
 
 def _grid_parts(grid: Grid) -> list[str]:
     sides = [":--" if number in grid.text_columns else "--:" for number in range(len(grid.head))]
-    lines = [_row(map(_escape, grid.head)), _row(sides)]
+    lines = [_row(map(escape, grid.head)), _row(sides)]
     lines += [_row([_bold(cell) for cell in row]) for row in grid.rows]
-    parts = [f"### {_escape(grid.title)}", "\n".join(lines)]
+    parts = [f"### {escape(grid.title)}", "\n".join(lines)]
     if grid.notes:
         parts.append(_items(grid.notes))
     return parts
@@ -38,14 +38,15 @@ def _row(texts: Iterable[str]) -> str:
 
 
 def _bold(cell: Cell) -> str:
-    text = _escape(cell.marked)
+    text = escape(cell.marked)
     return f"**{text}**" if cell.best else text
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Text that shows as it stands, inside a line."""
     return MARKUP.sub(r"\\\g<0>", text)
 
 
 def _items(texts: Iterable[str]) -> str:
     """A list, one line for each."""
-    return "\n".join("- " + START.sub(r"\1\\\2", _escape(text)) for text in texts)
+    return "\n".join("- " + START.sub(r"\1\\\2", escape(text)) for text in texts)

@@ -75,6 +75,13 @@ def test_no_cell_of_csv_is_a_formula(foreign):
             assert cell[:1] not in tuple("=+@") and not re.match(r"-[^.\d]|-\d+\+", cell)
 
 
+def test_json_is_ascii_and_holds_the_names_as_they_are(foreign):
+    shown = table(foreign, "json")
+    assert {letter for letter in shown if not " " <= letter <= "~"} == {"\n"}
+    methods = {record.get("method") for record in json.loads(shown)["records"]}
+    assert NAMES["terminal"] in methods and NAMES["bidi"] in methods
+
+
 def test_numbers_of_csv_stay_numbers(make_run, tmp_path):
     make_run("NONE", 0, [70.0])
     make_run("KD", 0, [69.0])

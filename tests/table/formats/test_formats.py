@@ -16,7 +16,7 @@ TEXTS = [name for name in NAMES if name != "png"]
 
 
 def test_these_are_the_packages_own():
-    assert NAMES == ["csv", "html", "latex", "md", "png", "terminal"]
+    assert NAMES == ["csv", "html", "json", "latex", "md", "png", "terminal"]
 
 
 @pytest.mark.parametrize("style", NAMES)
@@ -56,7 +56,7 @@ def test_a_format_from_outside_is_one_of_the_command_lines(mixed_runs, shout, ca
     assert capsys.readouterr().out.startswith("TOP-1 ACCURACY (%) ON THE TEST IMAGES")
     assert main(["table", str(mixed_runs), "--format", "shouts"]) == 2
     told = capsys.readouterr().err
-    assert "did you mean 'shout'? known: csv, html, latex, md, png, shout" in told
+    assert "did you mean 'shout'? known: csv, html, json, latex, md, png, shout" in told
 
 
 def test_an_unknown_format_is_told_before_any_run_is_read(capsys):

@@ -1,0 +1,92 @@
+"""What a caller's own networks and batches must be, see `engine.own_loop`."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.models.library import LibraryModel
+from sdkd_plugin.models.probe import eval_mode
+
+# One batch of a loader: image [N, 3, H, W], normalised, and target [N] int64.
+Pair = tuple[Tensor, Tensor]
+
+
+def with_features(network: nn.Module, size: int) -> nn.Module:
+    """The network itself if it returns `(logits, feats)`; one that returns logits alone in a
+    wrapper that watches its maps, see `models.library`.
+
+    Args:
+        size: of the images that it will see, pixels.
+    Raises:
+        UserError: it cannot run them, or returns something else.
+    """
+    weight = next(network.parameters())
+    image = torch.zeros(2, 3, size, size, device=weight.device, dtype=weight.dtype)
+    kind = type(network).__name__
+    try:
+        with torch.no_grad(), eval_mode(network):
+            given = network(image)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"{kind} cannot run images [N, 3, {size}, {size}], which the loader gives: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+    if isinstance(given, Tensor) and given.dim() == 2:
+        return type(kind, (LibraryModel,), {})(network, size)
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
+        return network
+    raise UserError(
+        f"{kind} returns {_shape(given)}; allowed: logits [N, K], or (logits, feats) as "
+        "models/base.py says"
+    )
+
+
+def first_pair(loader: Iterable[Pair]) -> Pair:
+    """The loader's first batch; what it draws is left undrawn.
+
+    Raises:
+        UserError: it can be gone through only once, is empty, or gives something else.
+    """
+    with torch.random.fork_rng(devices=[]):  # to look must not move what is drawn later
+        batches = iter(loader)
+        if batches is loader:
+            raise UserError(
+                f"loader is a {type(loader).__name__}, which can be gone through once; give one "
+                "that can be gone through in each epoch, such as a DataLoader or a list"
+            )
+        first = next(batches, None)
+    if first is None:
+        raise UserError("loader gave no batch; give a DataLoader or a list of (image, target)")
+    image, target = as_pair(first, "cpu")
+    if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3]:
+        raise UserError(
+            f"loader gives images of shape {list(image.shape)}; allowed: [N, 3, H, W], H = W"
+        )
+    return image, target
+
+
+def as_pair(batch: Any, device: torch.device | str) -> Pair:
+    """A batch on a device. Raises UserError for what is no pair of tensors."""
+    if (
+        not isinstance(batch, tuple | list)
+        or len(batch) != 2
+        or not all(isinstance(part, Tensor) for part in batch)
+    ):
+        raise UserError(
+            f"loader gives {_shape(batch)}; allowed: pairs of tensors (image [N, 3, H, W], "
+            "target [N])"
+        )
+    image, target = batch
+    return image.to(device), target.to(device)
+
+
+def _shape(value: Any) -> str:
+    """What a value is, in a few words."""
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__

@@ -1,0 +1,85 @@
+"""Options stand in one order, are all explained, and a shell can complete them."""
+
+import argparse
+import json
+import subprocess
+
+import pytest
+
+from sdkd_plugin.__main__ import COMMANDS, main
+from sdkd_plugin.arguments import SHELLS, make_parser
+
+# what is meant
+ORDER = "-h --version --cfg -m -c -d -bs --metric --versus --best --published --ranks --split"
+ORDER += " --upstream"
+# how it is done
+ORDER += " --resume --train-teacher --steps --jobs --executor --address --lockstep --lockstep-size"
+ORDER += " --size --processes --no-normalise"
+# what is only shown
+ORDER += " --dry-run --plan --commands"
+# how and where to it is written; what sweeps and plug-ins need
+ORDER += " --format --json --output --end-with-stdin --import"
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (sub,) = [a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(sub.choices)
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_options_stand_in_one_order_and_are_explained(name):
+    options = [a for a in commands()[name]._actions if a.option_strings]
+    places = [ORDER.split().index(action.option_strings[0]) for action in options]
+    assert places == sorted(places)
+    assert all(action.help for action in commands()[name]._actions)
+
+
+def test_every_command_that_is_offered_is_there():
+    assert commands().keys() == COMMANDS.keys()
+
+
+def test_the_help_tells_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Exit codes: 0 done; 1 `verify` found a difference; 2 a mistake" in said
+
+
+def test_bash_completes_commands_and_options(tmp_path, capsys):
+    pytest.importorskip("shtab", reason="needs the extra completion")
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "sdkd.bash"
+    script.write_text(capsys.readouterr().out)
+
+    def complete(*words: str) -> set[str]:
+        line = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}"
+        ask = f'source {script}; {line}; _shtab_sdkd; echo "${{COMPREPLY[@]}}"'
+        return set(subprocess.check_output(["bash", "-c", ask], text=True).split())
+
+    assert complete("sdkd", "ta") == {"table"}
+    assert complete("sdkd", "table", "--ver") == {"--versus"}
+    assert complete("sdkd", "export", "--format", "o") == {"onnx"}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_has_a_script(shell, capsys):
+    pytest.importorskip("shtab", reason="needs the extra completion")
+    assert main(["completion", shell]) == 0
+    assert "sdkd" in capsys.readouterr().out
+
+
+def test_a_table_for_scripts_is_json_either_way(make_run, capsys):
+    folder = str(make_run("KD", 0, [60.0, 70.25]).parents[1])
+    assert main(["table", folder, "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert main(["table", folder, "--format", "json"]) == 0
+    assert capsys.readouterr().out == printed
+    (record,) = json.loads(printed)["records"]
+    assert (record["method"], record["n"], record["last_mean"]) == ("KD", 1, 70.25)
+    assert record["last_sd"] is None
+
+
+def test_a_published_table_alone_is_json_with_its_numbers(capsys):
+    assert main(["table", "--published", "poster", "--json"]) == 0
+    gain = json.loads(capsys.readouterr().out)["records"][-1]
+    assert gain["method"] == "Gain" and gain["resnet110/resnet32"] == pytest.approx(3.10)
