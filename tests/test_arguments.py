@@ -18,7 +18,7 @@ ORDER += " --size --processes --no-normalise"
 # what is only shown
 ORDER += " --dry-run --plan --commands"
 # how and where to it is written; what sweeps and plug-ins need
-ORDER += " --format --json --output --end-with-stdin --import"
+ORDER += " --sheet --format --json --output --end-with-stdin --import"
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:

@@ -4,7 +4,7 @@ and size beside the teacher's.
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def _about(cfg: CN, dataset: Dataset, normalise: bool) -> dict[str, Any]:
 def _write_and_load(
     style: Style, network: Deployed, dataset: Dataset, file: Path, about: dict[str, Any]
 ) -> Run:
-    side = dataset.test.images.shape[1]
+    side = dataset.image_size
     style.write(network, torch.zeros(2, 3, side, side), file, about)
     return style.load(file)
 
@@ -146,11 +146,9 @@ def compare(network: nn.Module, found: Run, dataset: Dataset, cfg: CN, normalise
     """
     network.eval()
     seen, same, largest, scale = 0, 0, 0.0, 0.0
-    raw = dataset.test.images
-    for (image, target), pixels in zip(
-        EvalBatches(dataset, cfg, "cpu"), raw.split(cfg.DATASET.TEST.BATCH_SIZE), strict=True
-    ):
-        given = pixels.permute(0, 3, 1, 2).contiguous().float() / 255 if normalise else image
+    pixels = replace(dataset, mean=(0.0,) * 3, std=(1.0,) * 3) if normalise else dataset
+    both = zip(EvalBatches(dataset, cfg, "cpu"), EvalBatches(pixels, cfg, "cpu"), strict=True)
+    for (image, target), (given, _) in both:
         logits = found(given.contiguous())
         expected = network(image)
         expected = expected if isinstance(expected, Tensor) else expected[0]
@@ -199,7 +197,7 @@ def _cost(label: str, run: Run, file: Path, dataset: Dataset) -> tuple[str, list
 @torch.no_grad()
 def _latencies(run: Run, dataset: Dataset) -> Iterator[float]:
     """Milliseconds an image for each of BATCHES: the median of as many passes as SECONDS hold."""
-    side = dataset.test.images.shape[1]
+    side = dataset.image_size
     for n in BATCHES:
         given = {"run": run, "image": torch.rand(n, 3, side, side)}
         timer = Timer("run(image)", globals=given, num_threads=torch.get_num_threads())
