@@ -72,5 +72,5 @@ def test_the_time_left_is_said_with_each_run_that_ends(capsys):
     failures = run_all([[], both], outcomes, Remaining(costs, both, 1))
     assert failures == [(both[1], "broken")]
     said = capsys.readouterr().out
-    assert "done: kd seed 0 (1 of 2, 50 % trained, about " in said and "min left)" in said
+    assert "done: kd seed 0 (1 of 2, 50 % trained, about " in said and " left)" in said
     assert "failed: kd seed 1: broken (2 of 2, " in said
