@@ -13,8 +13,8 @@ from sdkd_plugin.arguments import SHELLS, make_parser
 ORDER = "-h --version --cfg -m -c -d -bs --metric --versus --best --published --ranks --split"
 ORDER += " --upstream"
 # how it is done
-ORDER += " --resume --train-teacher --steps --jobs --executor --address --lockstep --lockstep-size"
-ORDER += " --size --processes --no-normalise"
+ORDER += " --branch --resume --train-teacher --runs --tau --images --steps --jobs --executor"
+ORDER += " --address --lockstep --lockstep-size --size --processes --no-normalise"
 # what is only shown
 ORDER += " --dry-run --plan --commands"
 # how and where to it is written; what sweeps and plug-ins need
