@@ -27,16 +27,16 @@ def _add_align(commands: argparse._SubParsersAction) -> None:
         "cross entropy (default), below it or above it",
     )
     align.add_argument(
-        "--train-teacher",
-        action="store_true",
-        help="train teachers first whose checkpoints are missing",
-    )
-    align.add_argument(
         "--runs",
         nargs="+",
         default=[],
         metavar="FOLDER",
         help="where the finished sweep's runs lie",
+    )
+    align.add_argument(
+        "--train-teacher",
+        action="store_true",
+        help="train teachers first whose checkpoints are missing",
     )
     _add_output(align)
     align.add_argument(
