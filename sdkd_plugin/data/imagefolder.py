@@ -43,10 +43,10 @@ class FileSource(Source):
 
     def read(self, number: int) -> Picture:
         content = read_content(self.files[number])
-        return Picture(decode(content, self.name(number)), _digest(content))
+        return Picture(decode(content, self.name(number)), content_digest(content))
 
     def digest(self, number: int) -> bytes:
-        return _digest(read_content(self.files[number]))
+        return content_digest(read_content(self.files[number]))
 
 
 @DATASETS.register("imagefolder")
@@ -174,7 +174,8 @@ def _listed(names: list[str], others: list[str]) -> str:
     return ", ".join(sorted(set(names) - set(others))) or "none"
 
 
-def _digest(content: bytes) -> bytes:
+def content_digest(content: bytes) -> bytes:
+    """DIGEST bytes of a file's content."""
     return hashlib.sha256(content).digest()[:DIGEST]
 
 

@@ -77,6 +77,14 @@ def test_duplicates_are_found_whatever_they_are_called_and_stored_as(
     ) in printed
 
 
+def test_the_same_bytes_in_another_shape_are_another_image(root: Path, lines: Callable) -> None:
+    for number, size in enumerate([(10, 20), (20, 10), (5, 40)]):
+        Image.new("RGB", size, "red").save(root / "train" / "ant" / f"8{number}.png")
+    printed = lines("DATASET.TRANSFORM", "imagenet")
+    assert "duplicates inside train: none" in printed
+    assert "train: 11 images of width 5 to 20 and height 10 to 40 pixels" in printed
+
+
 def test_four_duplicates_show_three(root: Path, lines: Callable) -> None:
     for copy in range(4):
         shutil.copy(root / "train" / "ant" / "00.png", root / "train" / "ant" / f"9{copy}.png")
