@@ -220,4 +220,4 @@ def test_a_student_learns_the_real_fashion_mnist(
     ]
     assert main(["train", "--cfg", str(file), *words]) == 0
     (result,) = Path("output").rglob("result.json")
-    assert json.loads(result.read_text())["last"]["top1"] > 60  # chance: 10
+    assert json.loads(result.read_text())["last"]["top1"] > 40  # chance: 10
