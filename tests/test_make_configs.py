@@ -191,13 +191,13 @@ def test_a_generated_file_that_is_no_more_goes_with_its_folder_and_a_hand_writte
             "unknown pair 'res' in KDSVD",
         ),
         (
-            "by teacher: {resnet56:",
-            "by teacher: {resnet57:",
+            "\n    DKD: {BETA: {by teacher: {resnet56:",
+            "\n    DKD: {BETA: {by teacher: {resnet57:",
             "unknown teacher 'resnet57' in BETA of",
         ),
         (
-            "by teacher: {resnet56:",
-            "by teachers: {resnet56:",
+            "\n    DKD: {BETA: {by teacher: {resnet56:",
+            "\n    DKD: {BETA: {by teachers: {resnet56:",
             "BETA of .* is .*allowed: {by teacher,",
         ),
         ("STUDENT_DIM: {of student: dim}", "STUDENT_DIM: {of pair: dim}", "STUDENT_DIM of .* is "),
