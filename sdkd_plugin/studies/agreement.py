@@ -80,7 +80,7 @@ def fidelity(student: Outputs, teacher: Outputs) -> dict[str, float]:
 
 def draw_fidelity(path: Path, values: dict[str, float], images: str) -> None:
     """Draws who is right, as one bar, and the agreement."""
-    figure = new_figure(7, 2.6)
+    figure = new_figure(7, 2.8)
     axes = figure.subplots()
     left = 0.0
     hatches = {"both_right": "", "only_student": "//", "only_teacher": "\\\\", "both_wrong": ".."}
@@ -90,7 +90,7 @@ def draw_fidelity(path: Path, values: dict[str, float], images: str) -> None:
         left += values[name]
     told = f"agreement {values['agreement']:.2f} %, KL(teacher || student) {values['kl']:.3f} nats"
     axes.set(xlim=(0, 100), yticks=[], xlabel="share of images (%)", title=f"{told}, {images}")
-    axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.35), frameon=False)
+    figure.legend(ncols=2, loc="outside lower center", frameon=False)
     write_figure(path, figure)
 
 

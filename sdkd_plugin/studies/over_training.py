@@ -166,6 +166,7 @@ def draw(path: Path, rows: Sequence[Row], images: str, tau: float) -> None:
     kls = {f"{a} to {b}": f"kl_{a}_{b}" for a, b in itertools.permutations(NETWORKS, 2)}
     _draw_lines(panels[1], rows, kls, f"KL (nats), tau {tau:g}")
     panels[1].set_yscale("symlog", linthresh=0.01)
+    panels[1].yaxis.set_major_formatter("{x:g}")  # the scale's own would be in math
     for panel, k in zip(panels[2:], stages, strict=True):
         ckas = {f"{a}, {b}": f"cka_{a}_{b}_stage{k}" for a, b in PAIRS}
         _draw_lines(panel, rows, ckas, f"linear CKA of the maps, stage {k}")
@@ -181,5 +182,6 @@ def _draw_lines(axes: "Axes", rows: Sequence[Row], names: dict[str, str], label:
         values = [row[key] for row in rows]
         axes.plot(epochs, values, marker=mark, linestyle=style, markersize=4, label=name)
     axes.set(xlabel="epoch", title=label)
+    axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -71,8 +71,9 @@ def test_the_table_by_hand():
     assert (row["network"], row["images"], row["undefined"]) == ("KD", 3, 1)
     assert row["mean"] == pytest.approx(1 / 3) and row["median"] == pytest.approx(1)
     assert row["sd"] == pytest.approx(np.std([1, -1, 1], ddof=1))
-    # with the map of the image before, cyclically: 1, -1, and (3, 1, 2) with (1, 2, 3): -1 / 2
-    assert row["other_image_mean"] == pytest.approx((1 - 1 - 0.5) / 3)
+    # with the map two images away: (1, 2, 3) with (3, 1, 2) is -1 / 2, the second -1, the third
+    # (3, 1, 2) with (1, 2, 3), -1 / 2
+    assert row["other_image_mean"] == pytest.approx((-0.5 - 1 - 0.5) / 3)
     grid = correlation_grid([row], predicted=False)
     assert any("1 maps are the same everywhere" in note for note in grid.notes)
 

@@ -94,6 +94,9 @@ def test_the_gap_is_signed_and_its_mean_leaves_the_diagonal_out():
     gap, mean = correlation_gap(one, two)
     assert gap[0, 1].item() == pytest.approx(-1.5) and mean == pytest.approx(1.5)
     assert gap.diagonal().abs().max().item() < 1e-12
+    flat = Outputs(torch.tensor([[1.0, 7.0], [2.0, 7.0], [3.0, 7.0]]), target)
+    gap, mean = correlation_gap(flat, two)  # a class that never changes: -1 on the diagonal, too
+    assert gap[1, 1].item() == pytest.approx(-1) and mean == pytest.approx(1)
     same, none = correlation_gap(one, Outputs(10 * one.logits + 3, target))
     assert none == pytest.approx(0, abs=1e-12)
 
