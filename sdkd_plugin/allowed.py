@@ -170,6 +170,20 @@ class Odd(Allowed):
 
 
 @dataclass(frozen=True)
+class SomeOf(Allowed):
+    """A list of some of these names, each at most once."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"a list of {', '.join(self.names)}, each at most once"
+
+    def admits(self, value: Any) -> bool:
+        known = all(isinstance(name, str) and name in self.names for name in value)
+        return known and len(set(value)) == len(value)
+
+
+@dataclass(frozen=True)
 class Numbers(Allowed):
     """A list of finite numbers.
 

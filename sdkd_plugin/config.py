@@ -46,7 +46,7 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
     """
     cfg, renamed = default_config(), renamed_keys()
     if path is not None:
-        merge(cfg, read_config(path), "", Source(str(path), renamed))
+        merge(cfg, _as_written(read_config(path), path), "", Source(str(path), renamed))
     tag, named = cfg.EXPERIMENT.TAG, cfg.DISTILLER.clone()
     command_line = Source("the command line", renamed)
     for key, value in override_pairs(list(overrides)):
@@ -63,6 +63,17 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> CN:
         cfg.EXPERIMENT.TAG = usual_tag(cfg.DISTILLER)  # a folder is named by what it holds
     cfg.freeze()
     return cfg
+
+
+def _as_written(tree: dict, path: str | Path) -> dict:
+    """What a file says; of an earlier version's run folder without LOG.WANDB, which had no effect
+    then and stands in each.
+    """
+    log = tree.get("LOG")
+    ours = Path(path).with_name("identity.json").exists()
+    if ours and isinstance(log, dict) and "TRACKERS" not in log:
+        return {**tree, "LOG": {key: value for key, value in log.items() if key != "WANDB"}}
+    return tree
 
 
 def usual_tag(node: CN) -> str:

@@ -11,6 +11,7 @@ from sdkd_plugin.allowed import (
     FolderName,
     Numbers,
     OneOf,
+    SomeOf,
 )
 
 MOST_CLASSES = 10**6  # a bound for what no data set needs and no memory holds
@@ -85,7 +86,12 @@ DEFAULTS: dict[str, Any] = {
         "TENSORBOARD_FREQ": 500,  # has no effect in mdistiller, nor here
         "SAVE_CHECKPOINT_FREQ": 40,  # epochs between kept checkpoints
         "PREFIX": "./output",
-        "WANDB": True,  # read by mdistiller only; here there are metrics.csv and TensorBoard
+        # True: the wandb tracker, as if TRACKERS named it. mdistiller's own default is True, which
+        # asks for an account; here a file must say so
+        "WANDB": False,
+        # not in mdistiller: tensorboard | wandb | mlflow | trackio, any of them, offline unless
+        # their own variables (WANDB_MODE, MLFLOW_TRACKING_URI) say otherwise
+        "TRACKERS": ["tensorboard"],
     },
 }
 
@@ -137,6 +143,7 @@ ALLOWED: dict[str, Allowed] = {
     "LOG.SAVE_CHECKPOINT_FREQ": Between(1),
     "LOG.PREFIX": FilePath(),
     "LOG.WANDB": Anything(),
+    "LOG.TRACKERS": SomeOf(("tensorboard", "wandb", "mlflow", "trackio")),
 }
 
 # Values that had another name at first: {key: {first name: today's}}. Keys that had one are

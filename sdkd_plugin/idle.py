@@ -14,7 +14,7 @@ from sdkd_plugin.settings import flatten
 
 # Beside these the keys that a method registers as `idle`: {key: what its shipped files say, as a
 # function of the config; None for the default}.
-SHARED = ("LOG.TENSORBOARD_FREQ", "LOG.WANDB")
+SHARED = ("LOG.TENSORBOARD_FREQ",)
 
 
 def idle_keys(trainer: str = "base") -> set[str]:

@@ -1,6 +1,7 @@
 """Settings on their way into the config: from yaml and the command line, by type and size."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +105,8 @@ def _coerce(name: str, value: Any, default: Any, where: str) -> Any:
     """
     if isinstance(value, str) and not isinstance(default, str):
         value = _literal(value)
+    if isinstance(value, str) and isinstance(default, list):
+        value = _names(value)
     if isinstance(value, tuple):
         value = list(value)
     _check_size(name, value, where)
@@ -131,6 +134,12 @@ def _check_size(name: str, value: Any, where: str) -> None:
             )
         if isinstance(item, str) and not is_text(item):
             raise UserError(f"{name} in {where} is {shown(value)}, which no file name could hold")
+
+
+def _names(text: str) -> Any:
+    """The words in brackets, [mlflow, wandb], as a yaml file has them; else `text`."""
+    words = re.fullmatch(r"\s*\[([\w ,-]*)\]\s*", text)
+    return [word.strip() for word in words[1].split(",")] if words else text
 
 
 def _literal(text: str) -> Any:

@@ -39,16 +39,15 @@ def test_the_usual_values_are_those_of_the_files_that_ship(file):
     usual = usual_values(cfg)
     assert {key for key in usual if key.startswith(f"{cfg.DISTILLER.TYPE}.")} <= idle_keys()
     for key, value in usual.items():
-        if key != "LOG.WANDB":
-            assert said[key] == value, key
+        assert said[key] == value, key
 
 
 def test_setting_one_says_that_it_does_nothing(tmp_path):
     shipped = configs_folder() / "cifar100" / "crd" / "res56_res20.yaml"
     assert idle_note(shipped, []) is None
     assert idle_note(shipped, ["SOLVER.LR", "1"]) is None
-    note = idle_note(shipped, ["LOG.WANDB", "True", "CRD.FEAT.STUDENT_DIM", "3"])
-    assert note.endswith("read by mdistiller only: CRD.FEAT.STUDENT_DIM, LOG.WANDB")
+    note = idle_note(shipped, ["LOG.TENSORBOARD_FREQ", "9", "CRD.FEAT.STUDENT_DIM", "3"])
+    assert note.endswith("read by mdistiller only: CRD.FEAT.STUDENT_DIM, LOG.TENSORBOARD_FREQ")
     mine = tmp_path / "mine.yaml"
     mine.write_text("SOLVER: {TRAINER: crd}")
     assert idle_note(mine, []).endswith("SOLVER.TRAINER")
@@ -64,7 +63,7 @@ def test_with_dot_its_keys_have_an_effect(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("SOLVER: {TRAINER: crd_dot}")
     assert idle_note(mine, dot[2:]) is None
-    assert idle_note(mine, ["LOG.WANDB", "True"]).endswith("only: LOG.WANDB")
+    assert idle_note(mine, ["LOG.TENSORBOARD_FREQ", "9"]).endswith("only: LOG.TENSORBOARD_FREQ")
 
 
 def test_train_says_it(tmp_path, capsys):

@@ -117,9 +117,9 @@ class Member:
 
     def finish(self) -> None:
         """Writes the record of a run that has no epoch left."""
-        self.recorder.close()
         record = make_result(self.setup, self.trainer, self.recorder)
         record.write(self.folder.path)
+        self.recorder.finish(record)
 
 
 class Group:

@@ -15,12 +15,14 @@ from tqdm import tqdm
 from sdkd_plugin import weights
 from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.engine import checkpoint
+from sdkd_plugin.engine.curves import draw_curves
 from sdkd_plugin.engine.remaining import in_words
 from sdkd_plugin.engine.restore import Row, todays_row
+from sdkd_plugin.engine.trackers import Trackers
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.idle import todays_identity
 from sdkd_plugin.runs.folder import METRICS, RunFolder
-from sdkd_plugin.runs.record import HEADLINE
+from sdkd_plugin.runs.record import HEADLINE, Result
 
 State = dict[str, Any]  # what a checkpoint holds
 
@@ -35,9 +37,18 @@ class Recorder:
         folder: where everything goes.
         save_freq: epochs between checkpoints that are kept.
         writes: whether this process writes, of several that train the run.
+        tensorboard: whether TensorBoard's events are written.
+        trackers: who else is told.
     """
 
-    def __init__(self, folder: RunFolder, save_freq: int, writes: bool = True):
+    def __init__(
+        self,
+        folder: RunFolder,
+        save_freq: int,
+        writes: bool = True,
+        tensorboard: bool = True,
+        trackers: Trackers | None = None,
+    ):
         self.folder = folder
         self.save_freq = save_freq
         self.writes = writes
@@ -45,6 +56,8 @@ class Recorder:
         self.history: list[Row] = []
         self.left: Callable[[], float | None] = lambda: None  # seconds, where somebody knows
         self.events: RecordWriter | None = None
+        self.trackers = trackers
+        self.tensorboard = tensorboard
 
     @property
     def best(self) -> Row | None:
@@ -151,12 +164,15 @@ class Recorder:
     def report(self, phase: Phase) -> None:
         """Shows the last epoch on the terminal and in TensorBoard."""
         row = self.history[-1]
-        if self.events is None:
+        if self.events is None and self.tensorboard:
             self.events = open_events(self.folder.path / "train.events", len(self.history))
-        for key, value in row.items():
-            if key != "phase":
-                self.events.write(event(step=len(self.history), summary=scalar(key, value)))
-        self.events.flush()
+        if self.events is not None:
+            for key, value in row.items():
+                if key != "phase":
+                    self.events.write(event(step=len(self.history), summary=scalar(key, value)))
+            self.events.flush()
+        if self.trackers is not None:
+            self.trackers.epochs(self.history)
 
         score = f"test top-1 {row['test_top1']:.2f}  " if "test_top1" in row else ""
         tqdm.write(
@@ -169,8 +185,20 @@ class Recorder:
         seconds = self.left()
         return f"  {in_words(seconds)}" if seconds else ""
 
+    def finish(self, result: Result) -> None:
+        """Tells the trackers how the run ended, whose record is written already; then `close`."""
+        if self.trackers is not None:
+            numbers = {f"last_{name}": value for name, value in result.last.items()}
+            numbers |= {f"best_{name}": value for name, value in result.best.items()}
+            numbers |= {f"teacher_{n}": v for n, v in (result.teacher_score or {}).items()}
+            self.trackers.epochs(self.history)  # those that an earlier process did not tell
+            self.trackers.finish(numbers, draw_curves(self.history))
+        self.close()
+
     def close(self) -> None:
         """Ends the TensorBoard file. A run that failed must too: its process may train others."""
+        if self.trackers is not None:
+            self.trackers.close()
         if self.events is not None:
             self.events.close()
             self.events = None

@@ -1,7 +1,7 @@
 """From a config to a finished run: data, folder, networks, training, record."""
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import torch
 from accelerate import Accelerator
@@ -88,10 +88,12 @@ def _train(cfg: CN, dataset: Dataset, folder: RunFolder, accelerator: Accelerato
     setup = prepare(cfg, dataset, folder, accelerator=accelerator)
     trainer, recorder = start(setup, folder)
     say_start(trainer, recorder)
-    trainer.run(recorder)
-    result = make_result(setup, trainer, recorder)
-    if recorder.writes:
-        result.write(folder.path)
+    with closing(recorder):
+        trainer.run(recorder)
+        result = make_result(setup, trainer, recorder)
+        if recorder.writes:
+            result.write(folder.path)
+            recorder.finish(result)
 
 
 def _say_neighbour(folder: RunFolder) -> None:

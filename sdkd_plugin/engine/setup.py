@@ -22,6 +22,8 @@ from sdkd_plugin.engine.evaluate import describe, evaluate
 from sdkd_plugin.engine.recorder import Recorder
 from sdkd_plugin.engine.remaining import seconds_left
 from sdkd_plugin.engine.threads import choose_threads
+from sdkd_plugin.engine.tracker_kinds import about_run, chosen_kinds
+from sdkd_plugin.engine.trackers import Trackers
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.runs.environment import describe_environment, uncommitted_diff
@@ -135,11 +137,16 @@ def _warn_near_chance(scores: Scores, dataset: Dataset) -> None:
 def start(setup: Setup, folder: RunFolder) -> tuple[Trainer, Recorder]:
     """A run at its beginning, which the folder then knows of, or after its last complete epoch."""
     trainer = Trainer(setup.cfg, setup.distiller, setup.dataset, setup.accelerator)
-    recorder = Recorder(folder, setup.given.LOG.SAVE_CHECKPOINT_FREQ, trainer.ranks.writes)
+    log = setup.given.LOG
+    writes = trainer.ranks.writes
+    recorder = Recorder(folder, log.SAVE_CHECKPOINT_FREQ, writes, "tensorboard" in log.TRACKERS)
+    kinds = chosen_kinds(setup.given) if writes else ()
     recorder.left = lambda: seconds_left(recorder.history, trainer.schedule)
     trainer.resume(recorder)
     if not recorder.history and recorder.writes:
         folder.begin(setup.given, setup.environment, uncommitted_diff())
+    if kinds:
+        recorder.trackers = Trackers(kinds, folder.path, about_run(setup.given, folder.path))
     return trainer, recorder
 
 

@@ -4,7 +4,6 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -80,12 +79,11 @@ class Trainer:
 
     def run(self, recorder: Recorder) -> None:
         """Trains the epochs that the recorder's history does not hold yet."""
-        with closing(recorder):
-            for phase, epoch in self.schedule[len(recorder.history) :]:
-                self.reach(phase)
-                began = time.perf_counter()
-                running = self.train_epoch(epoch)
-                self.end(running, recorder, time.perf_counter() - began)
+        for phase, epoch in self.schedule[len(recorder.history) :]:
+            self.reach(phase)
+            began = time.perf_counter()
+            running = self.train_epoch(epoch)
+            self.end(running, recorder, time.perf_counter() - began)
 
     def train_epoch(self, epoch: int) -> RunningEpoch:
         """Takes all steps of an epoch, 1-based within the phase."""

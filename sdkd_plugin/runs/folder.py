@@ -7,7 +7,8 @@ changes.diff      what the commit does not hold; only if the checkout was not cl
 first_steps.json  the losses and weights of the first steps, exactly, for `verify`
 metrics.csv       one row per epoch
 latest, best, student_latest, student_best, epoch_<n>, student_<n>    checkpoints
-train.events/     TensorBoard
+train.events/     TensorBoard, unless LOG.TRACKERS leaves it out
+trackers/         what each other tracker calls this run, and how much of it it knows
 result.json       written last: a folder without it is an unfinished run
 """
 

@@ -44,7 +44,8 @@ DECIDING = [
 IRRELEVANT = [
     {"LOG.TENSORBOARD_FREQ": 7},
     {"LOG.SAVE_CHECKPOINT_FREQ": 2},
-    {"LOG.WANDB": False},
+    {"LOG.WANDB": True},
+    {"LOG.TRACKERS": []},
     {"DATASET.ROOT": "elsewhere"},
     {"DATASET.DOWNLOAD": False},
     {"DATASET.NUM_WORKERS": 0},

@@ -1,0 +1,370 @@
+"""Trackers follow a run, go on where it goes on, and can neither stop, slow nor change it."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from threading import Event
+
+import pytest
+from support.tiny import (
+    BASE,
+    assert_same_run,
+    result,
+    save_teacher,
+    tiny_config,
+    train_until_killed,
+)
+
+from sdkd_plugin.config import load_config
+from sdkd_plugin.engine import trackers as module
+from sdkd_plugin.engine.lockstep import train_together
+from sdkd_plugin.engine.run import train
+from sdkd_plugin.engine.tracker_kinds import KINDS, Tool, chosen_kinds
+from sdkd_plugin.errors import UserError
+from sdkd_plugin.runs.folder import RunFolder
+
+REAL = sorted(KINDS)
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch, tmp_path):
+    """No account, server or home of whoever runs the tests."""
+    for name in list(os.environ):
+        if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+
+
+def config(folder: Path, names: list[str], **changes):
+    return tiny_config(folder, {"LOG.TRACKERS": names, "SOLVER.EPOCHS": 2, **changes})
+
+
+class Told(Tool):
+    """A tool that keeps what it is told, for all runs."""
+
+    runs: list["Told"] = []
+
+    def __init__(self, about, run_id):
+        self.run_id = run_id or f"run{len(self.runs)}"
+        self.resumed = run_id is not None
+        self.about, self.rows, self.end, self.finished = about, [], None, False
+        self.runs.append(self)
+
+    def log(self, values, step):
+        self.rows.append((step, values))
+
+    def conclude(self, result, curves):
+        self.end = (result, curves)
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """`Told` in wandb's place."""
+    monkeypatch.setitem(KINDS, "wandb", Told)
+    monkeypatch.setattr("sdkd_plugin.engine.tracker_kinds.find_spec", lambda name: True)
+    monkeypatch.setattr(Told, "runs", [])
+    return Told.runs
+
+
+def test_a_tracker_is_told_config_epochs_result_and_curves(told, tmp_path):
+    folder = train(config(tmp_path, ["wandb"], **{"EXPERIMENT.PROJECT": "a/b"}))
+    (run,) = told
+    assert run.about["config"]["SOLVER.EPOCHS"] == 2 and run.about["project"] == "a-b"
+    assert run.about["config"]["SOLVER.LR_DECAY_STAGES"] == "[2]"
+    assert [step for step, _ in run.rows] == [1, 2]
+    assert all("phase" not in row and row["test_top1"] >= 0 for _, row in run.rows)
+    numbers, curves = run.end
+    record = result(folder.path)
+    assert numbers["last_top1"] == record["last"]["top1"] == run.rows[-1][1]["test_top1"]
+    assert numbers["best_ece"] == record["best"]["ece"]
+    assert curves is None or curves.startswith(b"\x89PNG")
+    assert run.finished
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_resumed_run_goes_on_in_the_same_run_of_the_tool(steps, told, tmp_path):
+    """Three steps an epoch: killed in the first and in the second."""
+    cfg = config(tmp_path, ["wandb"])
+    train_until_killed(cfg, steps)
+    train(cfg, resume=True)
+    first, second = told
+    assert second.run_id == first.run_id and second.resumed
+    assert [step for run in told for step, _ in run.rows] == [1, 2]
+
+
+def test_an_epoch_that_nobody_told_is_told_later(told, tmp_path):
+    cfg = config(tmp_path, ["wandb"])
+    train_until_killed(tiny_config(tmp_path, {"LOG.TRACKERS": [], "SOLVER.EPOCHS": 2}), 4)
+    assert not told
+    train(cfg, resume=True)
+    assert [step for step, _ in told[0].rows] == [1, 2]
+
+
+def test_the_bits_are_the_same_with_and_without(told, tmp_path):
+    taught = {"DISTILLER.TYPE": "SDKD", "DISTILLER.TEACHER_CKPT": save_teacher(tmp_path / "t")}
+    one = train(config(tmp_path / "one", ["tensorboard", "wandb"], **taught))
+    two = train(config(tmp_path / "two", [], **taught))
+    assert one.path.parent.name == two.path.parent.name and one.identity == two.identity
+    assert_same_run(one.path, two.path)
+    assert (one.path / "train.events").exists() and not (two.path / "train.events").exists()
+
+
+def fails(when: str):
+    class Fails(Told):
+        def __init__(self, about, run_id):
+            if when == "start":
+                raise ConnectionError("no\nroute \x1b[2J")
+            super().__init__(about, run_id)
+
+        def log(self, values, step):
+            if when == "log":
+                raise SystemExit("gone")
+            super().log(values, step)
+
+        def finish(self):
+            if when == "finish":
+                raise RuntimeError("full")
+
+    return Fails
+
+
+@pytest.mark.parametrize(
+    ("when", "why"),
+    [
+        ("start", "ConnectionError: no route \\x1b[2J"),
+        ("log", "SystemExit: gone"),
+        ("finish", "RuntimeError: full"),
+    ],
+)
+def test_a_tracker_that_fails_says_so_once_and_the_run_is_the_same(
+    when, why, told, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(KINDS, "wandb", fails(when))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        one = train(config(tmp_path / "one", ["wandb"]))
+    (warning,) = [str(w.message) for w in seen if "tracker" in str(w.message)]
+    assert warning.startswith("tracker wandb is left out from here on") and warning.endswith(why)
+    two = train(config(tmp_path / "two", []))
+    assert_same_run(one.path, two.path)
+
+
+@pytest.mark.parametrize("when", ["start", "log"])
+def test_a_tracker_that_hangs_is_not_waited_for(when, told, tmp_path, monkeypatch):
+    class Hangs(Told):
+        def __init__(self, about, run_id):
+            if when == "start":
+                time.sleep(600)
+            super().__init__(about, run_id)
+
+        def log(self, values, step):
+            time.sleep(600)
+
+    monkeypatch.setitem(KINDS, "wandb", Hangs)
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    began = time.monotonic()
+    with pytest.warns(UserWarning, match="tracker wandb is left out .*has not ended after 0.2 s"):
+        folder = train(config(tmp_path, ["wandb"]))
+    assert result(folder.path)["last"]["top1"] >= 0
+    assert time.monotonic() - began < 60
+
+
+def test_a_tracker_that_does_not_keep_up_is_left_out(told, tmp_path, monkeypatch):
+    begun = Event()
+
+    class Slow(Told):
+        def __init__(self, about, run_id):
+            begun.set()
+            time.sleep(600)
+
+    monkeypatch.setitem(KINDS, "wandb", Slow)
+    monkeypatch.setattr(module, "WAITING", 2)
+    tracker = module.Tracker("wandb", tmp_path, {})
+    assert begun.wait(60)
+    tracker.tell(lambda tool: None)
+    tracker.tell(lambda tool: None)
+    with pytest.warns(UserWarning, match="it is 2 steps behind"):
+        tracker.tell(lambda tool: None)
+    assert tracker.failed
+
+
+def test_runs_in_lockstep_are_runs_of_the_tool_each(told, tmp_path):
+    shared = {"DISTILLER.TYPE": "KD", "DISTILLER.TEACHER_CKPT": save_teacher(tmp_path / "t")}
+    cfgs = [config(tmp_path, ["wandb"], **shared, **{"KD.TEMPERATURE": tau}) for tau in (2.0, 4.0)]
+    assert all(error is None for _, error in train_together(cfgs))
+    assert len({run.run_id for run in told}) == 2
+    assert [len(run.rows) for run in told] == [2, 2] and all(run.finished for run in told)
+
+
+def test_what_is_not_installed_is_named_but_not_where_mdistillers_yaml_asks(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("sdkd_plugin.engine.tracker_kinds.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="LOG.TRACKERS names mlflow, which is not installed.*pip"):
+        chosen_kinds(config(tmp_path, ["mlflow"]))
+    yaml = tmp_path / "theirs.yaml"
+    yaml.write_text("LOG: {WANDB: true}")
+    assert chosen_kinds(load_config(yaml)) == ()
+    assert "LOG.WANDB is True but wandb is not installed" in capsys.readouterr().out
+
+
+def test_mdistillers_key_means_the_wandb_tracker(tmp_path, monkeypatch):
+    monkeypatch.setattr("sdkd_plugin.engine.tracker_kinds.find_spec", lambda name: True)
+    assert chosen_kinds(load_config(None)) == ()
+    assert chosen_kinds(load_config(None, ["LOG.WANDB", "True"])) == ("wandb",)
+    both = ["LOG.WANDB", "True", "LOG.TRACKERS", "[mlflow, wandb]"]
+    assert chosen_kinds(load_config(None, both)) == ("mlflow", "wandb")
+
+
+def test_an_earlier_versions_run_did_not_mean_it(tmp_path):
+    """Its config.yaml holds the default of then."""
+    (tmp_path / "config.yaml").write_text("LOG: {WANDB: true, PREFIX: x}")
+    assert load_config(tmp_path / "config.yaml").LOG.WANDB
+    (tmp_path / "identity.json").write_text("{}")
+    assert not load_config(tmp_path / "config.yaml").LOG.WANDB
+    (tmp_path / "config.yaml").write_text("LOG: {WANDB: true, TRACKERS: []}")
+    assert load_config(tmp_path / "config.yaml").LOG.WANDB
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[mlfow]", "LOG.TRACKERS is ['mlfow']; allowed: a list of tensorboard, wandb, mlflow"),
+        ("[wandb, wandb]", "each at most once"),
+        ("wandb", "LOG.TRACKERS in the command line is 'wandb' (str); allowed: list"),
+        ("[1]", "LOG.TRACKERS is [1]; allowed"),
+    ],
+)
+def test_what_is_no_list_of_trackers_is_refused(text, message):
+    with pytest.raises(UserError) as told:
+        load_config(None, ["LOG.TRACKERS", text])
+    assert message in str(told.value)
+
+
+@pytest.mark.parametrize("names", [[], ["mlflow"], ["tensorboard", "trackio"]])
+def test_they_are_no_part_of_a_runs_identity(names, tmp_path):
+    from sdkd_plugin.data.dataset import load_dataset
+
+    usual = tiny_config(tmp_path)
+    data = load_dataset(usual)
+    other = tiny_config(tmp_path, {"LOG.TRACKERS": names, "LOG.WANDB": True})
+    assert RunFolder.of(other, data).path == RunFolder.of(usual, data).path
+
+
+# The real tools, offline.
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """A real tool takes seconds to begin, which a run that ends after one does not wait for."""
+    monkeypatch.setattr(module, "IMPATIENCE", 120.0)
+    monkeypatch.setattr(module, "PATIENCE", 120.0)
+
+
+def killed_and_resumed(tmp_path: Path, name: str) -> Path:
+    pytest.importorskip(name, reason="needs the extra trackers")
+    cfg = config(tmp_path, [name])
+    train_until_killed(cfg, 4)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="tracker")
+        return train(cfg, resume=True).path
+
+
+@pytest.mark.slow
+def test_mlflow_has_one_run_with_every_epoch(patient, tmp_path):
+    folder = killed_and_resumed(tmp_path, "mlflow")
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "distill"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["SOLVER.EPOCHS"] == "2"
+    top1 = client.get_metric_history(run.info.run_id, "test_top1")
+    assert [metric.step for metric in top1] == [1, 2]
+    assert run.data.metrics["last_top1"] == result(folder)["last"]["top1"]
+    pytest.importorskip("matplotlib", reason="needs the extra plots")
+    assert "curves.png" in [f.path for f in client.list_artifacts(run.info.run_id)]
+
+
+@pytest.mark.slow
+def test_wandb_offline_has_the_same_id_after_resuming(patient, tmp_path):
+    killed_and_resumed(tmp_path, "wandb")
+    offline = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len(offline) == 2 and len({path.name.rsplit("-", 1)[1] for path in offline}) == 1
+    assert all(list(path.glob("*.wandb")) for path in offline)
+
+
+@pytest.mark.slow
+def test_trackio_has_one_run_with_every_epoch(patient, tmp_path):
+    folder = killed_and_resumed(tmp_path, "trackio")
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    rows = sqlite3.connect(database).execute("select run_name, step, metrics from metrics")
+    logged = [(name, step, json.loads(values)) for name, step, values in rows]
+    assert len({name for name, _, _ in logged}) == 1
+    assert [step for _, step, values in logged if "test_top1" in values] == [1, 2]
+    (end,) = [values for _, _, values in logged if "last_top1" in values]
+    assert end["last_top1"] == result(folder)["last"]["top1"]
+
+
+SERVER = "mlflow server --host 127.0.0.1 --port {port} --backend-store-uri sqlite:///{db}"
+
+
+@pytest.mark.slow
+def test_a_real_mlflow_server_gets_it_and_its_death_stops_nothing(patient, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="needs the extra trackers")
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = SERVER.format(port=port, db=tmp_path / "server.db").split()
+    server = subprocess.Popen(
+        [sys.executable, "-m", *words],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    uri = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    try:
+        _wait_for(uri)
+        folder = train(config(tmp_path, ["mlflow"], **{"LOG.PREFIX": tmp_path / "a"}))
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(uri)
+        (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        assert run.data.metrics["last_top1"] == result(folder.path)["last"]["top1"]
+    finally:
+        os.killpg(server.pid, 9)
+        server.wait()
+    with pytest.warns(UserWarning, match="tracker mlflow is left out"):
+        dead = train(config(tmp_path, ["mlflow"], **{"LOG.PREFIX": tmp_path / "b"}))
+    assert_same_run(dead.path, folder.path)
+
+
+def _wait_for(uri: str) -> None:
+    import urllib.request
+
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=2)
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("the server has not started")
+
+
+def test_base_is_the_tiny_run():
+    assert BASE["DATASET.TYPE"] == "digits" and REAL == ["mlflow", "trackio", "wandb"]
