@@ -1,10 +1,10 @@
-# make demo | test | test-all | lint | clean: each creates .venv first if it is missing
+# make demo | test | test-all | lint | lock | clean: each creates .venv first if it is missing
 PYTHON ?= python3
 BIN := .venv/bin
 # One worker per core, each with one thread: small networks gain more from this than from threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 
-.PHONY: demo test test-all lint benchmarks clean
+.PHONY: demo test test-all lint lock benchmarks clean
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,13 @@ lint: .venv/installed
 
 benchmarks: .venv/installed
 	$(BIN)/python benchmarks/throughput.py
+
+# What is pinned stays as it is; `make lock UPGRADE=--upgrade` takes the newest of everything.
+lock: .venv/installed
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip compile -q setup.cfg --extra demo --extra timm --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+		$(UPGRADE) -o requirements.lock
 
 clean:
 	rm -rf .venv build dist *.egg-info
