@@ -98,6 +98,7 @@ def check_config(cfg: CN) -> None:
         allowed.check(key, flat[key])
     check_method(cfg, cfg.DISTILLER.TYPE)
     _check_dot(cfg)
+    _check_views(cfg)
     _check_epochs(cfg)
 
 
@@ -128,6 +129,22 @@ def _check_dot(cfg: CN) -> None:
         raise UserError(
             f"SOLVER.DOT.DELTA is {solver.DOT.DELTA} and SOLVER.MOMENTUM {solver.MOMENTUM}; "
             "allowed: MOMENTUM - DELTA and MOMENTUM + DELTA from 0 to 1"
+        )
+
+
+def _check_views(cfg: CN) -> None:
+    """Raises UserError where a method would not look at a view that is made, or lacks one."""
+    method = METHODS[cfg.DISTILLER.TYPE]
+    wanted = method.build.views
+    if cfg.DATASET.VIEWS != wanted:
+        raise UserError(
+            f"DATASET.VIEWS is {cfg.DATASET.VIEWS}, but {method.name} looks at {wanted} of each "
+            f"image; allowed for it: {wanted}"
+        )
+    if wanted == 2 and cfg.DATASET.TRANSFORM == "imagenet":
+        raise UserError(
+            "DATASET.TRANSFORM is imagenet, which makes one view of each image; allowed with "
+            "DATASET.VIEWS 2: cifar, none"
         )
 
 

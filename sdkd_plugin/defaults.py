@@ -41,6 +41,7 @@ DEFAULTS: dict[str, Any] = {
         # for evaluation a centre crop; none: as stored, whatever AUGMENT says
         "TRANSFORM": "cifar",
         "AUGMENT": "crop_flip",  # crop_flip | crop | none
+        "VIEWS": 1,  # of each training image; 2: another with RandAugment, for MLLD
         "MEAN": [],  # per channel, of pixel values in [0, 1]; empty: the data set's own
         "STD": [],
         "IMAGE_SIZE": 0,  # pixels, by area averaging; 0: as stored, of TRANSFORM imagenet 224
@@ -108,6 +109,7 @@ ALLOWED: dict[str, Allowed] = {
     "DATASET.CLASSES": Between(0, MOST_CLASSES),
     "DATASET.TRANSFORM": OneOf(("cifar", "imagenet", "none")),
     "DATASET.AUGMENT": OneOf(("crop_flip", "crop", "none")),
+    "DATASET.VIEWS": Between(1, 2),
     "DATASET.MEAN": Numbers("three numbers, one per channel, or []", length=3, optional=True),
     "DATASET.STD": Numbers(
         "three numbers above 0, one per channel, or []", Above(0), length=3, optional=True

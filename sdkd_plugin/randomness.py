@@ -37,6 +37,19 @@ def torch_seeded(seed: int, *key: object) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def cpu_seeded(seed: int, *key: object) -> Iterator[None]:
+    """As `torch_seeded`, for draws on the CPU alone that are made often: it leaves every device's
+    generator as it is.
+    """
+    outside = torch.get_rng_state()
+    torch.default_generator.manual_seed(int.from_bytes(_digest(seed, key)[:8], "little") >> 1)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(outside)
+
+
 class TorchStream:
     """A stream of torch's CPU generator that depends on (seed, *key) alone and goes on where it
     was left, whoever draws in between; `with stream:` draws from it.

@@ -65,6 +65,7 @@ CASES = [
     Case("WTTM"),
     Case("CAT_KD"),
     Case("SDD"),
+    Case("MLLD", {"DATASET.VIEWS": 2}),
     Case(
         "KDSVD",
         refuses=dict.fromkeys(UNEQUAL_CHANNELS, "KDSVD.FORM 'channels' needs equal channels"),

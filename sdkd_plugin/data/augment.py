@@ -30,7 +30,7 @@ class EpochTable:
 
 
 def epoch_table(
-    count: int, padding: int, seed: int, epoch: int, device: torch.device
+    count: int, padding: int, seed: int, epoch: int, device: torch.device, view: str = "epoch"
 ) -> EpochTable:
     """Draws the table of one epoch; it depends on its arguments alone.
 
@@ -38,8 +38,9 @@ def epoch_table(
         count: number of training images.
         padding: pixels added at each side before cropping.
         epoch: 1-based.
+        view: part of the key; another view's crops are independent.
     """
-    generator = keyed_generator(seed, "epoch", epoch)
+    generator = keyed_generator(seed, view, epoch)
     order = generator.permutation(count)
     top, left = generator.integers(0, 2 * padding + 1, size=(2, count))
     flip = generator.integers(0, 2, size=count).astype(bool)

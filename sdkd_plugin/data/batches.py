@@ -3,7 +3,7 @@
 They have no state, so any epoch can be had at any time, on any rank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,7 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.data.augment import epoch_table
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.data.negatives import NegativeSampler
-from sdkd_plugin.data.views import make_view
+from sdkd_plugin.data.views import StoredView, make_view
 from sdkd_plugin.errors import UserError
 
 
@@ -28,6 +28,8 @@ class Batch:
         contrastive_index: [N, 1+K] int64: the own index, then K training images of other classes;
             None unless asked for.
         count: images in the batches of all ranks together.
+        strong: [N, 3, H, W] float32, a second view of the same images, with a crop and a flip of
+            its own and RandAugment; None unless DATASET.VIEWS is 2.
     """
 
     image: Tensor
@@ -35,6 +37,7 @@ class Batch:
     index: Tensor
     contrastive_index: Tensor | None
     count: int
+    strong: Tensor | None = None
 
 
 class TrainBatches:
@@ -75,6 +78,7 @@ class TrainBatches:
 
         self.targets = dataset.train.targets.to(self.device)
         self.view = make_view(dataset, dataset.train, cfg, self.device)
+        self.views: int = cfg.DATASET.VIEWS
 
         self.negatives: NegativeSampler | None = None
         if num_negatives:
@@ -92,9 +96,18 @@ class TrainBatches:
         everyone = table.order.split(self.batch_size)[: len(self)]  # all ranks' images
         indices = [positions[self.rank :: self.world_size] for positions in everyone]
         images = self.view.train(indices, table, self.seed, epoch)
-        for number, (index, image) in enumerate(zip(indices, images, strict=True)):
-            batch = Batch(image, self.targets[index], index, None, len(everyone[number]))
+        views = zip(indices, images, self._strong(indices, epoch), strict=True)
+        for number, (index, image, strong) in enumerate(views):
+            batch = Batch(image, self.targets[index], index, None, len(everyone[number]), strong)
             yield self.with_negatives(batch, epoch, number)
+
+    def _strong(self, indices: Sequence[Tensor], epoch: int) -> Iterable[Tensor | None]:
+        """The second view of each batch; None for each where there is one view."""
+        if self.views == 1:
+            return [None] * len(indices)
+        assert isinstance(self.view, StoredView), "the config allows none else"
+        draws = (self.count, self.view.padding, self.seed, epoch, self.device)
+        return self.view.strong(indices, epoch_table(*draws, view="second view"), self.seed, epoch)
 
     def with_negatives(self, batch: Batch, epoch: int, number: int) -> Batch:
         """This rank's batch with the negatives that were asked for; the same where none were.

@@ -13,6 +13,7 @@ from sdkd_plugin.data.augment import EpochTable, Normalize, crop_flip, default_p
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.data.images import Images
 from sdkd_plugin.data.resized import crop_box, evaluation_view, train_view
+from sdkd_plugin.data.strong import strengthen
 from sdkd_plugin.data.threads import in_order
 
 AHEAD = 2  # batches that threads may have made before they are asked for
@@ -67,12 +68,21 @@ class StoredView(View):
         self, indices: Iterable[Tensor], table: EpochTable, seed: int, epoch: int
     ) -> Iterator[Tensor]:
         for index in indices:
-            images = self._select(index)
-            if self.crops:
-                flip = table.flip[index] if self.flips else None
-                top, left = table.top[index], table.left[index]
-                images = crop_flip(images, self.padding, top, left, flip)
-            yield self.normalize(images)
+            yield self.normalize(self._augment(index, table))
+
+    def strong(
+        self, indices: Iterable[Tensor], table: EpochTable, seed: int, epoch: int
+    ) -> Iterator[Tensor]:
+        """As `train`, with RandAugment after crop and flip."""
+        for index in indices:
+            yield self.normalize(strengthen(self._augment(index, table), index, seed, epoch))
+
+    def _augment(self, index: Tensor, table: EpochTable) -> Tensor:
+        images = self._select(index)
+        if not self.crops:
+            return images
+        flip = table.flip[index] if self.flips else None
+        return crop_flip(images, self.padding, table.top[index], table.left[index], flip)
 
     def evaluate(self, first: int, step: int, size: int) -> Iterator[Tensor]:
         if self.split.rows is None:

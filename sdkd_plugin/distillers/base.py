@@ -48,6 +48,8 @@ class Distiller(nn.Module):
         needs_num_data: the constructor takes a fourth argument, the number of training images.
         needs_negatives: `forward_train` receives `contrastive_index` [N, 1 + K] with K =
             `self.num_negatives`.
+        views: of each image; with 2 (DATASET.VIEWS) `forward_train` receives `strong`
+            [N, 3, H, W], a second, strongly augmented one.
         needs_constant_batch: a last short batch is left out.
         needs_whole_batch: what it computes on a batch is not the mean of what it computes on parts,
             as where images are compared with each other or remembered; one process only.
@@ -66,6 +68,7 @@ class Distiller(nn.Module):
     teacher_from = "checkpoint"
     needs_num_data = False
     needs_negatives = False
+    views = 1
     needs_constant_batch = False
     needs_whole_batch = False
     optional_phases = False

@@ -167,7 +167,7 @@ class Group:
             return None, None
         if digest not in self.teachers:
             loaded = load_teacher(cfg, self.dataset, folder, self.device)
-            self.teachers[digest] = (loaded, OncePerBatch(loaded.network))
+            self.teachers[digest] = (loaded, OncePerBatch(loaded.network, cfg.DATASET.VIEWS))
         return self.teachers[digest]
 
     @property

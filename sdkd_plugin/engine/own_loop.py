@@ -221,6 +221,11 @@ def distill(
             f"method {name!r} needs each image's place in the training set, which a loader of "
             "(image, target) does not tell; choose another method, or train with sdkd_plugin.train"
         )
+    if entry.build.views > 1:
+        raise UserError(
+            f"method {name!r} needs a second view of each image, which a loader of (image, target) "
+            "does not give; choose another method, or train with sdkd_plugin.train"
+        )
     _check_teacher(name, entry.build.teacher_from, teacher)
     image, _ = first_pair(loader)
     own = {f"{name}.{key}": value for key, value in (settings or {}).items()}

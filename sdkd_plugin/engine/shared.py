@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+# what was made of a batch, by its version and the precision, and how often each tensor was changed
+Passes = dict[tuple, tuple[Any, list[int]]]
+
 
 class OncePerBatch:
     """Takes the place of a frozen network's `forward`: the pass on a batch is made when it is first
@@ -18,13 +21,14 @@ class OncePerBatch:
 
     Args:
         network: nothing in it is trained; its parameters need no gradient.
+        views: of each image; so many batches are remembered.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, views: int = 1):
         self._network = network
         self._forward = network.forward
-        self._image: Tensor | None = None
-        self._passes: dict[tuple, tuple[Any, list[int]]] = {}
+        self._views = views
+        self._batches: list[tuple[Tensor, Passes]] = []  # the last one last
         self.calls = 0
         self.seconds = 0.0  # spent in passes that are handed out again
         network.forward = self
@@ -33,21 +37,26 @@ class OncePerBatch:
         if any(module.training for module in self._network.modules()):
             return self._forward(image)
         self.calls += 1
-        if image is not self._image:
-            self._image = image
-            self._passes = {}
-
+        passes = self._passes(image)
         device = image.device.type
         key = (
             image._version,
             torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
         )
-        made = self._passes.get(key)
+        made = passes.get(key)
         if made is None or _versions(made[0]) != made[1]:
             given = self._pass(image)
-            self._passes[key] = made = (given, _versions(given))
+            passes[key] = made = (given, _versions(given))
         # new containers round the same tensors
         return tree_map(lambda leaf: leaf, made[0])
+
+    def _passes(self, image: Tensor) -> Passes:
+        """What has been made of this batch; a new one takes the place of the oldest."""
+        for known, passes in self._batches:
+            if known is image:
+                return passes
+        self._batches = [*self._batches, (image, {})][-self._views :]
+        return self._batches[-1][1]
 
     def _pass(self, image: Tensor) -> Any:
         began = time.perf_counter()
@@ -57,9 +66,8 @@ class OncePerBatch:
         return given
 
     def forget(self) -> None:
-        """Lets go of the last batch and what was made of it."""
-        self._image = None
-        self._passes = {}
+        """Lets go of the last batches and what was made of them."""
+        self._batches = []
 
 
 def _versions(given: Any) -> list[int]:

@@ -202,6 +202,8 @@ class Trainer:
         }
         if batch.contrastive_index is not None:
             inputs["contrastive_index"] = batch.contrastive_index
+        if batch.strong is not None:
+            inputs["strong"] = batch.strong
         extras: dict[str, Any] = {}
         if held_out is not None:
             extras["validation"] = (held_out.image, held_out.target)

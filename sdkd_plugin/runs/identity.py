@@ -34,6 +34,7 @@ NOT_IDENTITY = (
 # a run from before is the same run still.
 LATER = {
     "DATASET.TRANSFORM": "cifar",
+    "DATASET.VIEWS": 1,
     "SOLVER.TF32": False,
     "SDKD.PROXY_TAU": 0.0,
     "SDKD.HANDOVER": 0,

@@ -24,6 +24,8 @@ TEACHER_KEYS = (
     "SOLVER.THREADS",
 )
 
+NOT_TEACHERS = ("DATASET.VIEWS",)  # which are the student's method's
+
 
 class MissingTeacherError(UserError):
     """No checkpoint for the teacher where one was looked for."""
@@ -87,6 +89,6 @@ def teacher_overrides(cfg: CN) -> tuple[str, ...]:
     return tuple(
         word
         for key, value in flatten(cfg)
-        if key.startswith(TEACHER_KEYS) and value != own[key]
+        if key.startswith(TEACHER_KEYS) and key not in NOT_TEACHERS and value != own[key]
         for word in (key, str(value))
     )

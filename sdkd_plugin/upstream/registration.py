@@ -92,6 +92,8 @@ def obstacle(entry: Entry) -> str | None:
         return "what it deploys is more than the student, and mdistiller saves the student alone"
     if (method.needs_negatives or method.needs_num_data) and entry.name != "CRD":
         return "mdistiller hands sample indices and the number of images to the type CRD alone"
+    if method.views > 1:
+        return f"it looks at {method.views} views of each image, and mdistiller's loader has one"
     if method.needs_model_extras:
         return (
             "it reads `head_in` or the classifier of the models, which mdistiller's models do "

@@ -153,6 +153,7 @@ WITH_KL = {
     "AB": {"AB.LOSS.KD_WEIGHT": 1.0},
     "FSP": {"FSP.LOSS.KD_WEIGHT": 1.0},
     "NORM": {"NORM.LOGIT_NORM": False},
+    "MLLD": {"MLLD.BATCH_WEIGHT": 0.0, "MLLD.CLASS_WEIGHT": 0.0},
 }
 STANDARD = [case for case in CASES if "LOGIT_STANDARD" in METHODS[case.name].info.get("config", {})]
 
@@ -168,7 +169,8 @@ def loss_kd(case: Case, standard: bool, stretched: str = "") -> float:
         head = getattr(loop.distiller, stretched).fc  # both are ResNets
         head.register_forward_hook(lambda module, inputs, logits: 3 * logits + 5)
     data = batch(loop.distiller, 0)
-    _, losses = loop.distiller(**{**data, "image": data["image"].double()}, epoch=1)
+    wide = {key: value.double() for key, value in data.items() if value.is_floating_point()}
+    _, losses = loop.distiller(**{**data, **wide}, epoch=1)
     return losses["loss_kd"].item()
 
 

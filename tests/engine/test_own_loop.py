@@ -28,6 +28,7 @@ from sdkd_plugin.registry import METHODS
 
 REFUSED = {
     "CRD": "needs each image's place in the training set",
+    "MLLD": "needs a second view of each image",
     "SOTEACHER": "needs each image's place in the training set",
     "DISTPRO": "holds images out of training",
 }

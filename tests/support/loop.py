@@ -61,6 +61,8 @@ def batch(distiller: Distiller, number: int, n: int = BATCH, size: int = SIZE) -
             "target": torch.randint(NUM_CLASSES, (n,)),
             "index": torch.arange(number * n, (number + 1) * n),
         }
+        if distiller.views == 2:
+            data["strong"] = torch.randn(n, 3, size, size)
         if distiller.needs_negatives:
             negatives = torch.randint(NUM_DATA, (n, distiller.num_negatives))
             data["contrastive_index"] = torch.cat([data["index"][:, None], negatives], dim=1)
@@ -96,7 +98,8 @@ class Loop:
             "epoch": 1,
             "progress": number / 4,
         }
-        data["image"] = data["image"].to(memory_format=self.layout)
+        for view in {"image", "strong"} & data.keys():
+            data[view] = data[view].to(memory_format=self.layout)
         held_out = batch(self.distiller, 4, self.n, self.size)
         validation = (
             {"validation": (held_out["image"], held_out["target"])}
