@@ -139,7 +139,7 @@ def _find(table: Comparison, teacher: "Aligned", student: str) -> _Found:
 def _mean(cell: TableCell | None, decimals: int) -> Cell:
     """Mean ± sd (n) of a cell with finished runs."""
     if cell is None or not cell.finished:
-        return Cell("-")
+        return EMPTY
     summary = cell.summary("last")
     marks = "‡" if cell.unfinished else ""
     spread = "" if summary.sd is None else f" ± {summary.sd:.{decimals}f}"
@@ -149,7 +149,7 @@ def _mean(cell: TableCell | None, decimals: int) -> Cell:
 
 
 def _number(value: float | None, decimals: int) -> Cell:
-    return Cell("-") if value is None else Cell(f"{value:.{decimals}f}", value)
+    return EMPTY if value is None else Cell(f"{value:.{decimals}f}", value)
 
 
 def _published(teacher: str, student: str) -> list[Cell]:
