@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdkd_plugin.data.pictures import Pictures
 
-_HASH_CHUNK = 2**24  # bytes that hashing copies of a mapped file at once
+_HASH_CHUNK = 2**22  # bytes that hashing copies of a mapped file at once
 
 
 @dataclass(frozen=True)
