@@ -235,6 +235,12 @@ def _attention(options: argparse.Namespace) -> None:
     run_attention(chosen)
 
 
+def _watch(options: argparse.Namespace) -> None:
+    from sdkd_plugin.sweep.watch import watch
+
+    watch(Path(options.folder), options.every, options.once)
+
+
 def _card(options: argparse.Namespace) -> None:
     from sdkd_plugin.ship.card import show_card
 
@@ -291,6 +297,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "table": _table,
     "sweep": _sweep,
     "together": _together,
+    "watch": _watch,
     "card": _card,
     "export": _export,
     "demo": _demo,

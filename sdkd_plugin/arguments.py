@@ -9,7 +9,7 @@ from sdkd_plugin import __version__
 from sdkd_plugin.printable import printable
 from sdkd_plugin.ship.arguments import add_card, add_export
 from sdkd_plugin.studies.arguments import add_studies
-from sdkd_plugin.sweep.arguments import add_sweep, add_together
+from sdkd_plugin.sweep.arguments import add_sweep, add_together, add_watch
 from sdkd_plugin.table.arguments import add_table
 
 EPILOG = (
@@ -69,6 +69,7 @@ def make_parser(program: str = "sdkd_plugin") -> Parser:
     add_table(commands)
     add_sweep(commands)
     add_together(commands)
+    add_watch(commands)
     add_studies(commands)
     add_card(commands)
     add_export(commands)

@@ -32,6 +32,8 @@ from sdkd_plugin.files import read_object, sha256, write_json, write_text
 from sdkd_plugin.idle import todays_identity, usual_values
 from sdkd_plugin.renames import first_names
 from sdkd_plugin.runs.identity import NOT_IDENTITY, data_identity, difference, run_identity
+from sdkd_plugin.runs.lock import FILE as LOCK
+from sdkd_plugin.runs.lock import is_locked
 from sdkd_plugin.runs.record import Result
 from sdkd_plugin.runs.teacher import loads_teacher, teacher_path
 from sdkd_plugin.settings import flatten
@@ -215,16 +217,7 @@ class RunFolder:
     @property
     def busy(self) -> bool:
         """Whether another process writes here now."""
-        file = self.path / ".lock"
-        if not file.exists():
-            return False
-        try:
-            with FileLock(file).acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # whoever wants to write will say it
-            return False
+        return is_locked(self.path)
 
     def lock(self) -> FileLock:
         """Creates the folder and locks it until released or the process ends.
@@ -235,7 +228,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock")
+            lock = FileLock(self.path / LOCK)
             lock.acquire(timeout=LOCK_WAIT)
         except Timeout as error:
             raise BusyError(

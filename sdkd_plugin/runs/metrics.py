@@ -106,14 +106,18 @@ def _split(text: str) -> tuple[list[str], list[Column]]:
 def _of_columns(head: list[str], values: list[Column], curves: bool) -> Metrics:
     names = [SCHEMA_1_COLUMNS.get(name, name) for name in head]
     columns = dict(zip(names, values, strict=True))
-    for name in ("phase", "epoch", *SECONDS, f"test_{HEADLINE}"):
+    timed: tuple[str, ...] = SECONDS
+    headline: tuple[str, ...] = (f"test_{HEADLINE}",)
+    if not any(name.startswith("test_") for name in columns):
+        timed, headline = SECONDS[:1], ()  # a first phase, which scores nothing, is all there is
+    for name in ("phase", "epoch", *timed, *headline):
         if name not in columns:
             raise ValueError(f"no column {name}")
 
     if not columns["epoch"]:
         return NOTHING
     _check_epochs(columns["phase"], columns["epoch"])
-    seconds = sum(sum(filter(None, _numbers(name, columns[name]))) for name in SECONDS)
+    seconds = sum(sum(filter(None, _numbers(name, columns[name]))) for name in timed)
     scores = {
         name.removeprefix("test_"): _numbers(name, values if curves else values[-1:])
         for name, values in columns.items()

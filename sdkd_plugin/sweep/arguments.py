@@ -1,4 +1,4 @@
-"""What `sweep`, and `together` for it, take on the command line; it imports nothing heavy."""
+"""What `sweep`, `together` for it and `watch` take on the command line; no import is heavy."""
 
 import argparse
 
@@ -75,3 +75,21 @@ def add_together(commands: argparse._SubParsersAction) -> None:
         help="how many do this here at once and share the memory (default: 1)",
     )
     together.add_argument("--end-with-stdin", action="store_true", help="as of train")
+
+
+def add_watch(commands: argparse._SubParsersAction) -> None:
+    """Adds the command."""
+    watch = commands.add_parser(
+        "watch",
+        help="show what the runs below a folder do: epoch, accuracy, images/s, time left",
+        description="Until none trains any more, or Ctrl-C; where the output is no terminal, once.",
+    )
+    watch.add_argument("folder", metavar="FOLDER", help="such as output, the LOG.PREFIX of runs")
+    watch.add_argument(
+        "--every",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="between looks (default: 5)",
+    )
+    watch.add_argument("--once", action="store_true", help="show what there is now, and stop")

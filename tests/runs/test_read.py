@@ -237,3 +237,18 @@ def test_several_processes_read_what_one_does(make_run, tmp_path, monkeypatch):
     assert read_runs([tmp_path], processes=2) == whole
     assert asked == [4]
     assert len(whole[0]) == 6 and [bad.path for bad in whole[1]] == [path]
+
+
+def test_a_run_in_a_first_phase_that_scores_nothing_is_unfinished_not_torn(make_run):
+    path = make_run("SOTEACHER", 0, [None, None], ["SOLVER.EPOCHS", "5"], finished=False)
+    (run,), rejected = read_runs([path])
+    assert rejected == [] and run.epochs_done == 2 and run.curve == ()
+
+
+def test_a_finished_run_whose_scores_are_gone_is_refused(make_run):
+    path = make_run("KD", 0, [50.0, 60.0])
+    file = path / "metrics.csv"
+    lines = [line.split(",") for line in file.read_text().splitlines()]
+    kept = [n for n, name in enumerate(lines[0]) if not name.startswith("test_")]
+    file.write_text("".join(",".join(line[n] for n in kept) + "\n" for line in lines))
+    assert only_reason(path) == "last top-1 is None in metrics.csv but 60.0 in result.json"
