@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
-from sdkd_plugin.__main__ import COMMANDS, main
+from sdkd_plugin.__main__ import main
 from sdkd_plugin.arguments import SHELLS, make_parser
+from sdkd_plugin.commands import COMMANDS
 
 # What is meant comes first, then what a command alone has; both in an order of its own.
 OWN = "what only this command has"

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sdkd_plugin"
 ROOMS = (  # top first
     "__main__",
+    "commands",
     "api",
     "completion",
     "arguments",
