@@ -10,8 +10,8 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin import config
 from sdkd_plugin.engine import run, score
-from sdkd_plugin.engine.own_loop import distill
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.own_loop import distill
 from sdkd_plugin.runs.folder import RunFolder
 from sdkd_plugin.settings import Overrides, override_words
 

@@ -20,7 +20,8 @@ ALL = [entry.name for entry in METHODS]
 
 @pytest.mark.parametrize("method", ALL)
 def test_every_method_has_its_epoch_keys_in_the_tree_and_only_its_own_node_counts(method):
-    cfg = load_config(None, ["DISTILLER.TYPE", method])
+    views = str(METHODS[method].build.views)
+    cfg = load_config(None, ["DISTILLER.TYPE", method, "DATASET.VIEWS", views])
     assert set(epoch_keys(cfg)) <= dict(flatten(cfg)).keys()
     own = {method} if method in cfg else set()
     assert set(active_config(cfg)) == {"EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG"} | own

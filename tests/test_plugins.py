@@ -29,6 +29,7 @@ COMMANDS = {
     "data": [],
     "sweep": ["x"],
     "together": ["x"],
+    "watch": ["x"],
     "align": ["x"],
     "proxy": ["x"],
     "examine": ["x"],

@@ -15,6 +15,7 @@ ROOMS = (  # top first
     "__main__",
     "commands",
     "api",
+    "own_loop",
     "completion",
     "arguments",
     "demo",

@@ -1,4 +1,4 @@
-"""What a caller's own networks and batches must be, see `engine.own_loop`."""
+"""What a caller's own networks and batches must be, see `own_loop`."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

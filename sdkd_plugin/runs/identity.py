@@ -10,6 +10,7 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import sha256
 from sdkd_plugin.idle import idle_keys
 from sdkd_plugin.registry import METHODS
+from sdkd_plugin.runs.names import LATER, LATER_IN_METHODS
 from sdkd_plugin.settings import flatten
 
 # Keys that do not decide the result, or do so only through content that the identity names by its
@@ -29,17 +30,6 @@ NOT_IDENTITY = (
     "SOLVER.DEVICE",
     "SOLVER.THREADS",
 )
-
-# Keys that came later, with what runs did before: they count where they say something else, so that
-# a run from before is the same run still.
-LATER = {
-    "DATASET.TRANSFORM": "cifar",
-    "DATASET.VIEWS": 1,
-    "SOLVER.TF32": False,
-    "SDKD.PROXY_TAU": 0.0,
-    "SDKD.HANDOVER": 0,
-}
-LATER_IN_METHODS = {"LOGIT_STANDARD": False}  # the same, of keys that many methods' nodes have
 
 
 def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What runs of record schema 1 called a setting that has another name today. Needs no torch."""
+"""What earlier runs called a setting, and which settings they did not have. Needs no torch."""
 
 import sys
 from collections.abc import Mapping
@@ -33,6 +33,17 @@ IDLE = (
     "REVIEWKD.SHAPES",
     "VID.INPUT_SIZE",
 )
+
+# Keys that came later, with what runs did before: they count where they say something else, so that
+# a run from before is the same run still.
+LATER = {
+    "DATASET.TRANSFORM": "cifar",
+    "DATASET.VIEWS": 1,
+    "SOLVER.TF32": False,
+    "SDKD.PROXY_TAU": 0.0,
+    "SDKD.HANDOVER": 0,
+}
+LATER_IN_METHODS = {"LOGIT_STANDARD": False}  # the same, of keys that many methods' nodes have
 
 
 def todays(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from sdkd_plugin.errors import unknown
-from sdkd_plugin.runs.identity import LATER
+from sdkd_plugin.runs.names import LATER
 from sdkd_plugin.table.grids import EMPTY, Cell, Grid, mark_notes
 
 TEACHER = "teacher"
