@@ -74,17 +74,20 @@ class WandbTool(Tool):
 class MlflowTool(Tool):
     """MLflow: in LOG.PREFIX/mlflow.db, unless MLFLOW_TRACKING_URI names a server or a store."""
 
+    own = ""  # where the process's last run went by LOG.PREFIX; MLflow writes it into the variable
+
     def __init__(self, about: About, run_id: str | None):
         import mlflow
         from accelerate.tracking import MLflowTracker
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables is no news
-        place = None
-        if "MLFLOW_TRACKING_URI" not in os.environ:
+        place, uri = None, os.environ.get("MLFLOW_TRACKING_URI")
+        if uri in (None, MlflowTool.own):
             prefix = Path(about["prefix"]).resolve()
             prefix.mkdir(parents=True, exist_ok=True)
-            mlflow.set_tracking_uri(f"sqlite:///{prefix / 'mlflow.db'}")
-            place = (prefix / "mlartifacts").as_uri()
+            place, uri = (prefix / "mlartifacts").as_uri(), f"sqlite:///{prefix / 'mlflow.db'}"
+            MlflowTool.own = uri
+        mlflow.set_tracking_uri(uri)  # always: it remembers that of the process's run before
         self._tracker = started(
             MLflowTracker,
             experiment_name=about["project"],

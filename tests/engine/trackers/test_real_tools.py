@@ -54,6 +54,15 @@ def test_mlflow_has_one_run_with_every_epoch(patient, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_runs_of_a_process_go_to_the_store_of_their_own_prefix(patient, tmp_path):
+    pytest.importorskip("mlflow", reason="needs the extra trackers")
+    for prefix in (tmp_path / "a", tmp_path / "b"):
+        train(config(tmp_path, ["mlflow"], **{"LOG.PREFIX": prefix}))
+        rows = sqlite3.connect(prefix / "mlflow.db").execute("select run_uuid from runs")
+        assert len(list(rows)) == 1
+
+
+@pytest.mark.slow
 def test_wandb_offline_has_the_same_id_after_resuming(patient, tmp_path):
     killed_and_resumed(tmp_path, "wandb")
     offline = sorted((tmp_path / "wandb").glob("offline-run-*"))
