@@ -77,10 +77,14 @@ def test_names_there_and_back():
 RUNS = sorted((Path(__file__).resolve().parents[1] / "results" / "smoke").rglob("identity.json"))
 
 
+def old(path: Path) -> bool:
+    """Whether a run was written before any key had another name: its record has no schema."""
+    return "schema" not in json.loads((path.parent / "result.json").read_text())
+
+
 def test_configs_of_old_runs_load_and_name_themselves_as_they_did():
-    """These runs were written before any key had another name."""
     seen = set()
-    for path in RUNS:
+    for path in filter(old, RUNS):
         written = json.loads(path.read_text())
         cfg = load_config(path.parent / "config.yaml")
         first = first_names(dict(flatten(active_config(cfg))))
