@@ -19,7 +19,7 @@ from sdkd_plugin.engine.schedule import learning_rate
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.library import LibraryModel
 from sdkd_plugin.randomness import TorchStream, torch_seeded
-from sdkd_plugin.registry import METHODS
+from sdkd_plugin.registry import METHODS, Entry
 from sdkd_plugin.settings import override_words
 
 # Makes an optimiser of the groups that a phase trains, each {"params": [...], "lr_factor": 1.0}.
@@ -216,16 +216,7 @@ def distill(
     """
     entry = METHODS.find(method, "method")
     name = entry.name
-    if entry.build.needs_num_data or entry.build.needs_negatives:
-        raise UserError(
-            f"method {name!r} needs each image's place in the training set, which a loader of "
-            "(image, target) does not tell; choose another method, or train with sdkd_plugin.train"
-        )
-    if entry.build.views > 1:
-        raise UserError(
-            f"method {name!r} needs a second view of each image, which a loader of (image, target) "
-            "does not give; choose another method, or train with sdkd_plugin.train"
-        )
+    _check_loop(entry)
     _check_teacher(name, entry.build.teacher_from, teacher)
     image, _ = first_pair(loader)
     own = {f"{name}.{key}": value for key, value in (settings or {}).items()}
@@ -245,6 +236,21 @@ def distill(
         built = entry.build(wrapped[0], wrapped[1] if teacher is not None else None, cfg)
     built.to(next(student.parameters()).device)
     return Distillation(built, cfg, loader, optimizer, networks)
+
+
+def _check_loop(entry: Entry) -> None:
+    """Raises UserError for a method that needs more of a batch than (image, target)."""
+    name = entry.name
+    if entry.build.needs_num_data or entry.build.needs_negatives:
+        raise UserError(
+            f"method {name!r} needs each image's place in the training set, which a loader of "
+            "(image, target) does not tell; choose another method, or train with sdkd_plugin.train"
+        )
+    if entry.build.views > 1:
+        raise UserError(
+            f"method {name!r} needs a second view of each image, which a loader of (image, target) "
+            "does not give; choose another method, or train with sdkd_plugin.train"
+        )
 
 
 def _check_teacher(name: str, source: str, teacher: nn.Module | None) -> None:

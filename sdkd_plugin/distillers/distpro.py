@@ -26,8 +26,7 @@ CONFIG = {
     "CE_WEIGHT": 1.0,  # weight of the cross entropy with the labels
     "KD_WEIGHT": 1.0,  # factor of "scaled" weights
     "SEARCH_EPOCHS": 40,  # of the phase that searches; 0: no search, all pathways count alike
-    # fraction of the training images that the search judges by and does not train on
-    "VAL_RATIO": 0.2,
+    "VAL_RATIO": 0.2,  # of the training images, held out to judge the search by
     "ARCH_LR": 0.1,  # Adam's learning rate for alpha
     "SEARCH_NORM": "softmax",  # how alpha becomes weights in the search: softmax | biased | scaled
     "TRAIN_NORM": "scaled",  # and in the training that follows

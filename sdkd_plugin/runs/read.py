@@ -171,8 +171,9 @@ def read_runs(
 def _read_all(paths: Sequence[Path], curves: bool, processes: int) -> list[Run | Rejected]:
     parts = [paths[start : start + PART] for start in range(0, len(paths), PART)]
     read = partial(_read_part, curves=curves)
+    processes = min(processes, len(parts) // 2)  # fewer than two parts each do not pay
     with _without_collector():
-        if processes == 1 or len(parts) <= processes:
+        if processes < 2:
             return [each for part in parts for each in read(part)]
         # spawn: a fork of a process with threads can hang
         context = multiprocessing.get_context("spawn")

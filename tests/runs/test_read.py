@@ -220,7 +220,8 @@ def test_garbage_is_collected_after_reading_as_before_it(make_run, on):
         (gc.enable if was else gc.disable)()
 
 
-def test_several_processes_read_what_one_does(make_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("processes", [2, 64])
+def test_several_processes_read_what_one_does(processes, make_run, tmp_path, monkeypatch):
     for seed in range(7):
         path = make_run("KD", seed, [60.0 + seed])
     (path / "result.json").write_text("[]")
@@ -228,14 +229,18 @@ def test_several_processes_read_what_one_does(make_run, tmp_path, monkeypatch):
     asked = []
 
     class Pool(ProcessPoolExecutor):
+        def __init__(self, workers, context):
+            asked.append(workers)
+            super().__init__(workers, context)
+
         def map(self, function, parts):
             asked.append(len(parts))
             return super().map(function, parts)
 
     monkeypatch.setattr(read, "PART", 2)
     monkeypatch.setattr(read, "ProcessPoolExecutor", Pool)
-    assert read_runs([tmp_path], processes=2) == whole
-    assert asked == [4]
+    assert read_runs([tmp_path], processes=processes) == whole
+    assert asked == [2, 4]
     assert len(whole[0]) == 6 and [bad.path for bad in whole[1]] == [path]
 
 
