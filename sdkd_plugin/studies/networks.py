@@ -168,7 +168,9 @@ def open_run(path: Path, overrides: Sequence[str] = (), images: int = 0) -> Open
     if not (path / "config.yaml").is_file() or not (path / "identity.json").is_file():
         raise UserError(f"{path} is no run folder: it has no config.yaml and identity.json")
     if not (path / STUDENT).exists():
-        raise UserError(f"{path} has no {STUDENT}: its first epoch has not ended")
+        raise UserError(
+            f"{path} has no {STUDENT}: its first epoch has not ended, or its weights were not kept"
+        )
     cfg = load_config(path / "config.yaml", overrides)
     dataset = load_dataset(cfg)
     run = RunFolder.of(cfg, dataset)
