@@ -66,7 +66,8 @@ def locate(target: Path) -> tuple[Path, Path | None]:
             raise UserError(f"{target} is no run folder: it has no config.yaml{hint}")
         if not path.exists():
             raise UserError(
-                f"{target} has no student_latest: its first epoch has not ended, or its weights were not kept"
+                f"{target} has no student_latest: its first epoch has not ended, or its weights "
+                "were not kept"
             )
     return path, path.parent if _is_run(path.parent) else None
 
