@@ -33,7 +33,7 @@ LOSS = {
     "CE_WEIGHT": 1.0,  # CE(z_S, y)
     "TEACHER_WEIGHT": 2.0,  # w_t: KL(z_T || z_S)
     "PROXY_WEIGHT": 2.0,  # w_p: KL(sg z_P || z_S)
-    "FEAT_WEIGHT": 0.0,  # w_f: sum over fused stages of d(s_k, sg f_k)
+    "FEAT_WEIGHT": 0.2,  # w_f: sum over fused stages of d(s_k, sg f_k)
     "PROXY_CE_WEIGHT": 1.0,  # w_pc: CE(z_P, y), trains the fusion blocks, as do the next two
     "MUTUAL_WEIGHT": 1.0,  # w_m: KL(sg z_S || z_P)
     "PROXY_TEACHER_WEIGHT": 2.0,  # w_pt: KL(z_T || z_P)
@@ -42,10 +42,10 @@ CONFIG = {
     "TAU": 4.0,  # temperature of every KL term
     "PROXY_TAU": 0.0,  # temperature of the KL terms that z_P takes part in; 0: TAU
     "STAGES": [],  # student stages that are fused, 1-based after the stem; empty: all
-    "FUSION": "gate",  # gate | concat | residual
-    "SYNC": "step",  # when P copies S's weights: step | epoch | init | ema | checkpoint
+    "FUSION": "residual",  # gate | concat | residual
+    "SYNC": "ema",  # when P copies S's weights: step | epoch | init | ema | checkpoint
     "SYNC_CKPT": "",  # SYNC checkpoint only: file {"model": state_dict} of a trained student
-    "EMA_DECAY": 0.999,  # SYNC ema only: share of the old average kept in each step
+    "EMA_DECAY": 0.99,  # SYNC ema only: share of the old average kept in each step
     # P's norms use: batch (batch statistics, own buffers) | student (S's running statistics)
     "PROXY_BN": "batch",
     # what the fusion sees of T: own | zeros | shuffled (the next image's); two are controls
