@@ -4,6 +4,7 @@ the tests run on; these stand in for the rest.
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,7 @@ def test_every_module_imports_where_unix_modules_are_absent():
 
 def test_without_resource_psutil_tells_the_memory(monkeypatch):
     monkeypatch.setattr(memory, "resource", None)
+    monkeypatch.setattr(memory, "_STATUS", Path("nowhere"))
     now = memory.peak_memory(torch.device("cpu"))
     assert now > 50 * 2**20  # torch alone takes more
     held = SimpleNamespace(rss=1, peak_wset=7)

@@ -3,6 +3,7 @@
 import ctypes
 import platform
 import sys
+from pathlib import Path
 
 import psutil
 import torch
@@ -12,6 +13,9 @@ try:
 except ImportError:  # Windows, where psutil knows the peak
     resource = None  # type: ignore[assignment]
 
+# Linux's account of this process; its VmHWM begins anew with the program, unlike ru_maxrss, which a
+# process started by a larger one takes over from it
+_STATUS = Path("/proc/self/status")
 # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h
 _MMAP_THRESHOLD = -3
 _TRIM_THRESHOLD = -1
@@ -38,6 +42,10 @@ def peak_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024  # in kB, which here is KiB
     if resource is None:
         held = psutil.Process().memory_info()
         return getattr(held, "peak_wset", held.rss)

@@ -50,6 +50,13 @@ def test_peak_memory_counts_what_was_held_at_once():
     assert peak_memory(torch.device("cpu")) >= held.nbytes
 
 
+def test_peak_memory_of_a_large_process_is_not_its_childs():
+    held = torch.ones(256, MIB)  # 1 GiB, which ru_maxrss hands down
+    code = "import torch, sdkd_plugin.engine.memory as m; print(m.peak_memory(torch.device('cpu')))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(told.stdout) < held.nbytes
+
+
 def test_a_training_on_the_cpu_asks_for_it(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr("sdkd_plugin.engine.trainer.keep_freed_memory", lambda: calls.append(True))
