@@ -207,6 +207,7 @@ class ProxyTeacher(nn.Module):
         """
         own = dict(self.model.named_modules())
         theirs = dict(student.named_modules())
+        replica = getattr(self, "_is_replica", False)  # DataParallel's word for one
         for path, student_path, names in self.shared:
             for name in names:
                 value = getattr(theirs[student_path], name).detach()
@@ -215,10 +216,14 @@ class ProxyTeacher(nn.Module):
                     # S's running statistics change in place later, its weights only after the
                     # backward
                     setattr(own[path], name, value.clone() if counted else value)
-                elif blend == 1 or counted:
-                    getattr(own[path], name).copy_(value)  # in place: only this outlives a replica
+                    continue
+
+                held = getattr(own[path], name)
+                new = value.clone() if blend == 1 or counted else held.lerp(value, blend)
+                if replica:
+                    held.copy_(new)  # only what is changed in place outlives it
                 else:
-                    getattr(own[path], name).lerp_(value, blend)
+                    setattr(own[path], name, new)  # a backward to come may need the old one
 
     def refresh(self, student: nn.Module, epoch: int) -> None:
         """Brings P's weights up to date, as SYNC says."""

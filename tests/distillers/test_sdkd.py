@@ -133,7 +133,9 @@ def learnable(distiller: SDKD) -> dict[str, nn.Parameter]:
 
 
 def test_no_loss_of_the_fusion_reaches_the_student():
-    distiller = build(loss=only("PROXY_CE_WEIGHT", "MUTUAL_WEIGHT", "PROXY_TEACHER_WEIGHT"))
+    weights = only("PROXY_CE_WEIGHT", "MUTUAL_WEIGHT", "PROXY_TEACHER_WEIGHT")
+    # residual's last norm starts at zero and lets nothing through to the layers before it
+    distiller = build(FUSION="gate", loss=weights)
     sum(distiller(**batch())[1].values()).backward()
     assert all(p.grad is None for p in distiller.student.parameters())
     assert all(p.grad.abs().sum() > 0 for p in distiller.proxy.parameters())
@@ -146,17 +148,27 @@ def test_no_loss_of_the_student_reaches_the_fusion():
     assert all(p.grad.abs().sum() > 0 for p in distiller.student.parameters())
 
 
-def test_only_the_fusion_blocks_are_trainable_in_the_proxy():
-    distiller = build()
+@pytest.mark.parametrize(
+    ("kind", "mixed"),
+    [
+        (
+            "gate",
+            lambda c: 2 * 2 * c + 2 + 9 * c * c + 2 * c,
+        ),  # two maps from 2C, then 3x3 and norm
+        ("concat", lambda c: 2 * c * c + 2 * c),
+        ("residual", lambda c: 2 * c * c + 2 * c + 9 * c * c + 2 * c),
+    ],
+)
+def test_only_the_fusion_blocks_are_trainable_in_the_proxy(kind, mixed):
+    distiller = build(FUSION=kind)
     assert all(".fusion." in name for name, _ in distiller.proxy.named_parameters())
-    # gate, per stage of C channels:
-    # C C_t + 2C (projection), 2 * 2C + 2 (gates), 9 C^2 + 2C (fusion)
-    expected = sum(c * c + 2 * c + 4 * c + 2 + 9 * c * c + 2 * c for c in (16, 32, 64))
+    # per stage of C channels: C C_t + 2C (projection), and what mixes
+    expected = sum(c * c + 2 * c + mixed(c) for c in (16, 32, 64))
     assert distiller.get_extra_parameters() == expected
 
 
 def test_each_loss_can_be_differentiated_alone_as_mdistillers_dot_trainer_does():
-    distiller = build()
+    distiller = build(FUSION="gate")  # each layer has a gradient from the first step on
     _, losses = distiller(**batch())
     parameters = distiller.get_learnable_parameters()
     kd = torch.autograd.grad(losses["loss_kd"], parameters, retain_graph=True)

@@ -60,7 +60,7 @@ def test_starting_from_the_students_map_equals_the_full_pass_bit_for_bit(student
 
 
 def test_the_shortened_pass_runs_nothing_before_the_first_fused_stage():
-    distiller = build("resnet20", STAGES="[3]")
+    distiller = build("resnet20", STAGES="[3]", SYNC="step", FUSION="gate")
     ran: list[str] = []
     for name, module in distiller.proxy.model.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -73,7 +73,8 @@ def test_the_shortened_pass_runs_nothing_before_the_first_fused_stage():
 def test_no_operation_changes_the_students_maps(student):
     for settings in (
         {},
-        {"STAGES": "[2]", "FUSION": "residual"},
+        {"SYNC": "step", "FUSION": "gate"},
+        {"SYNC": "step", "STAGES": "[2]", "FUSION": "residual"},
         {"PROXY_BN": "student", "FUSION": "concat"},
     ):
         distiller = build(student, **settings)
@@ -93,8 +94,9 @@ def test_no_operation_changes_the_students_maps(student):
 
 
 @every_family
-def test_the_students_batch_norms_move_once_a_step_as_without_a_proxy(student):
-    distiller = build(student)
+@pytest.mark.parametrize("settings", [{}, {"SYNC": "step", "FUSION": "gate"}])
+def test_the_students_batch_norms_move_once_a_step_as_without_a_proxy(student, settings):
+    distiller = build(student, **settings)
     alone = copy.deepcopy(distiller.student)
     data = batch(n=4)
     distiller(**data)
@@ -105,7 +107,7 @@ def test_the_students_batch_norms_move_once_a_step_as_without_a_proxy(student):
 
 
 def test_after_training_p_still_has_the_students_current_weights():
-    distiller = build()
+    distiller = build(SYNC="step")
     sgd = optimizer(distiller)
     for number in range(3):
         step(distiller, sgd, batch(number))
@@ -127,7 +129,7 @@ def test_after_training_p_still_has_the_students_current_weights():
 
 
 def test_state_holds_the_proxys_fusion_and_buffers_but_no_copy_of_the_students_weights():
-    distiller = build()
+    distiller = build(SYNC="step")
     keys = [
         key for key in distiller.state_dict() if key.startswith("proxy.") and ".fusion." not in key
     ]

@@ -67,7 +67,7 @@ def test_a_stage_that_the_student_lacks_is_refused_with_the_allowed_range():
             "checkpoint",
             r"SDKD.SYNC_CKPT is '' with SDKD.SYNC 'checkpoint'; only checkpoint has a file",
         ),
-        ("SYNC_CKPT", "a.pth", r"SDKD.SYNC_CKPT is 'a.pth' with SDKD.SYNC 'step'; only checkpoint"),
+        ("SYNC_CKPT", "a.pth", r"SDKD.SYNC_CKPT is 'a.pth' with SDKD.SYNC 'ema'; only checkpoint"),
     ],
 )
 def test_bad_values_are_refused(key, value, message):

@@ -126,17 +126,18 @@ def test_proxy_bn_student_uses_the_students_running_statistics():
     )
 
 
+@pytest.mark.parametrize("sync", ["step", "epoch", "ema"])
 @pytest.mark.parametrize("norms", ["batch", "student"])
-def test_two_forwards_before_one_backward_as_in_gradient_accumulation(norms):
-    """The second forward changes S's running statistics in place.
+def test_two_forwards_before_one_backward_as_in_gradient_accumulation(norms, sync):
+    """The second forward changes S's running statistics in place, and P's weights.
 
     The first one's graph must not need them.
     """
-    together, apart = build(PROXY_BN=norms), build(PROXY_BN=norms)
-    losses = [sum(together(**batch(number))[1].values()) for number in range(2)]
+    together, apart = (build(PROXY_BN=norms, SYNC=sync, FUSION="gate") for _ in range(2))
+    losses = [sum(together(**batch(n), epoch=1 + n)[1].values()) for n in range(2)]
     sum(losses).backward()
     for number in range(2):
-        sum(apart(**batch(number))[1].values()).backward()
+        sum(apart(**batch(number), epoch=1 + number)[1].values()).backward()
     for p, q in zip(
         together.get_learnable_parameters(), apart.get_learnable_parameters(), strict=True
     ):
@@ -144,7 +145,7 @@ def test_two_forwards_before_one_backward_as_in_gradient_accumulation(norms):
 
 
 def test_proxy_bn_batch_moves_its_own_statistics():
-    distiller = build()
+    distiller = build(FUSION="gate")  # residual starts as the student
     step(distiller, optimizer(distiller), batch())
     own = distiller.proxy.model.layer2.stage[0].bn1
     assert own.num_batches_tracked == 1
