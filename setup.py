@@ -11,7 +11,7 @@ setup(
     packages=[*find_packages(include=["sdkd_plugin*"]), "sdkd_plugin.configs"],
     package_dir={"sdkd_plugin.configs": "configs"},
     package_data={
-        "sdkd_plugin": ["table/*.csv", "table/formats/*.j2", "ship/*.j2"],
+        "sdkd_plugin": ["table/*.csv", "table/page/*.j2", "ship/*.j2"],
         "sdkd_plugin.configs": configs,
     },
 )

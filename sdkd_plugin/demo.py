@@ -109,7 +109,7 @@ This took {seconds:.0f} s. Everything lies in {output}:
 TensorBoard
 Try next:
   python tools/table.py {output} --versus SDKD --format html --output demo.html    \
-curves, costs, paired tests
+everything on one page
   python tools/train.py --cfg configs/cifar100/sdkd/res56_res20.yaml --dry-run     \
 what the real run would cost here
   python tools/table.py --published poster                                         \

@@ -19,6 +19,7 @@ from sdkd_plugin.studies.attention_views import Attention, correlation_grid, cor
 from sdkd_plugin.studies.figure import write_rows
 from sdkd_plugin.studies.gradcam import ProxyNetwork, grad_cam, last_stage
 from sdkd_plugin.studies.networks import OpenedRun, collect, open_run, spread
+from sdkd_plugin.table.page.looks import ATTENTION
 from sdkd_plugin.table.report import Report, TableOptions
 
 TEACHER = "teacher"
@@ -85,10 +86,10 @@ def run_attention(options: AttentionOptions) -> None:
 
     folder = Path(options.output)
     drawn = [each.take(range(len(shown))) for each in found]
-    draw(folder / "attention.png", dataset, shown, drawn, options.predicted)
+    draw(folder / f"{ATTENTION}.png", dataset, shown, drawn, options.predicted)
     in_pool = torch.isin(positions, pool).nonzero()[:, 0]
     rows = correlations([each.take(in_pool.tolist()) for each in found])
-    write_rows(folder / "attention.csv", rows)
+    write_rows(folder / f"{ATTENTION}.csv", rows)
     grid = correlation_grid(rows, options.predicted)
     print(FORMATS["terminal"].build(Report(TableOptions(), (grid,))), end="")
     print(f"{folder}/attention.png, attention.csv")

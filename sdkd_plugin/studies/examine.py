@@ -12,6 +12,7 @@ from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.studies import agreement, calibration, embedding
 from sdkd_plugin.studies.figure import write_rows
 from sdkd_plugin.studies.networks import OpenedRun, Outputs, collect, open_run, spread
+from sdkd_plugin.table.page.looks import CALIBRATION, FIDELITY, PER_CLASS, STUDIES
 
 TSNE_IMAGES = 1000  # of t-SNE, whose time grows faster than their number
 
@@ -57,7 +58,7 @@ def run_examine(
         if name not in LOOKS:
             raise unknown("look", name, LOOKS, "--only")
     run = open_run(path, overrides, images)
-    folder = path / "studies" if output is None else Path(output)
+    folder = path / STUDIES if output is None else Path(output)
     told = _examine(run, folder, only)
     print(f"{path}: {'; '.join(told)}; in {folder}")
 
@@ -93,7 +94,7 @@ def _see(run: OpenedRun, folder: Path, student: nn.Module, teacher: nn.Module | 
 
 def _per_class(seen: Seen) -> str:
     rows = agreement.per_class(seen.student, seen.teacher, seen.run.dataset.classes)
-    write_rows(seen.folder / "per_class.csv", rows)
+    write_rows(seen.folder / PER_CLASS, rows)
     agreement.draw_per_class(seen.folder / "per_class.png", rows, seen.images)
     return f"top-1 {seen.student.top1:.2f} %"
 
@@ -101,7 +102,7 @@ def _per_class(seen: Seen) -> str:
 def _calibration(seen: Seen) -> str:
     networks = {name: calibration.reliability(each) for name, each in seen.networks.items()}
     rows = [{"network": name, **row} for name, each in networks.items() for row in each]
-    write_rows(seen.folder / "calibration.csv", rows)
+    write_rows(seen.folder / CALIBRATION, rows)
     calibration.draw_reliability(seen.folder / "calibration.png", networks, seen.images)
     return f"ECE {calibration.expected_error(networks['student']):.2f} %"
 
@@ -109,7 +110,7 @@ def _calibration(seen: Seen) -> str:
 def _fidelity(seen: Seen) -> str:
     assert seen.teacher is not None
     values = agreement.fidelity(seen.student, seen.teacher)
-    write_rows(seen.folder / "fidelity.csv", [values])
+    write_rows(seen.folder / FIDELITY, [values])
     agreement.draw_fidelity(seen.folder / "fidelity.png", values, seen.images)
     return f"agreement {values['agreement']:.2f} %"
 

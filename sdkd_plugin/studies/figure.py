@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import write_bytes, write_text
+from sdkd_plugin.table import figure as table_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS = 130  # per inch
+EXTRA = "studies"  # brings what studies need
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -21,28 +23,18 @@ def new_figure(width: float, height: float) -> "Figure":
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        # without pyplot, which would choose a backend for the whole process
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing("matplotlib") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    return table_figure.new_figure(width, height, EXTRA)
 
 
 def missing(package: str) -> UserError:
     """The error for a package of the extra `studies` that is not installed."""
-    return UserError(f"this needs {package}; install it with: pip install 'sdkd-plugin[studies]'")
+    return table_figure.missing(package, EXTRA)
 
 
 def write_figure(path: Path, figure: "Figure") -> None:
-    """Writes a figure as PNG, atomically. A $ in a name is a $."""
-    from matplotlib import rc_context
-
-    picture = io.BytesIO()
-    with rc_context({"text.parse_math": False}):
-        figure.savefig(picture, format="png", dpi=DOTS)
+    """Writes a figure as PNG, atomically."""
     make_folder(path.parent)
-    write_bytes(path, picture.getvalue())
+    write_bytes(path, table_figure.as_png(figure, DOTS))
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

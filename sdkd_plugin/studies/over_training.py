@@ -18,6 +18,7 @@ from sdkd_plugin.runs.metrics import read_metrics
 from sdkd_plugin.studies.figure import make_folder, new_figure, write_figure, write_rows
 from sdkd_plugin.studies.networks import OpenedRun, Outputs, open_run
 from sdkd_plugin.studies.representation import LinearCka, mean_kl
+from sdkd_plugin.table.page.looks import STUDIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +113,7 @@ def run_over_training(
             f"{path} is a run of {run.cfg.DISTILLER.TYPE} without a proxy teacher; give one of "
             "SDKD with one of its proxy's weights above 0"
         )
-    folder = Path(output) if output is not None else path / "studies"
+    folder = Path(output) if output is not None else path / STUDIES
     rows = list(_rows(run, method, tau))
     write_rows(folder / "proxy.csv", rows)
     write_events(folder / "proxy.events", rows)

@@ -102,6 +102,33 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def rank_intervals(
+    scores: Sequence[Sequence[float]], lower_is_better: bool
+) -> list[tuple[int, int]]:
+    """For each method the percentile interval of its rank by mean score when its seeds are drawn
+    with replacement, DRAWN times with a fixed seed, each method's on their own; equal means share
+    the better rank.
+
+    Args:
+        scores: by method, its seeds' values.
+    Returns:
+        (low, high) for each, from 1.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
+    """
+    from scipy.stats import rankdata  # takes a second to import
+
+    generator = np.random.Generator(np.random.PCG64(DRAWN_SEED))
+    means = np.empty((DRAWN, len(scores)))
+    for method, own in enumerate(scores):
+        drawn = generator.integers(len(own), size=(DRAWN, len(own)))
+        means[:, method] = np.array(own)[drawn].mean(-1).round(9)  # equal up to the last bit
+    ranks = rankdata(means if lower_is_better else -means, method="min", axis=-1)
+
+    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.quantile(ranks, ends, axis=0, method="nearest")
+    return [(int(a), int(b)) for a, b in zip(low, high, strict=True)]
+
+
 def _t_interval(differences: np.ndarray) -> tuple[float, float]:
     from scipy.special import stdtrit  # scipy.stats takes a second longer to import
 

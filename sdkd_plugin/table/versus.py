@@ -1,6 +1,7 @@
 """One method tested against every other of its column, over the seeds both have."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 from sdkd_plugin.errors import unknown
 from sdkd_plugin.table.cells import Comparison, TableCell
@@ -16,6 +17,7 @@ from sdkd_plugin.table.statistics import (
     holm,
 )
 
+TEST_HEAD = ["n", "mean difference", "95 % interval", "p", "smallest p of n", "p (Holm)"]
 WHY_UNPAIRED = {
     True: "have no finished seed in common",
     False: "cannot be paired: their trainer sets no seed",
@@ -80,12 +82,43 @@ def run_versus(comparison: Comparison, name: str) -> Versus:
     return Versus(ours, comparison.metric, tests, unpaired)
 
 
+def number_of_pairs(comparison: Comparison) -> int:
+    """How many pairs of methods there are in one column, over all columns."""
+    finished = [
+        sum(1 for cell in comparison.in_column(index) if cell is not None and cell.finished)
+        for index in range(len(comparison.columns))
+    ]
+    return sum(number * (number - 1) // 2 for number in finished)
+
+
+def every_pair(comparison: Comparison) -> list[tuple[TableCell, PairedTest]]:
+    """Every two methods of a column that have two seeds or more in common, the better one first;
+    Holm's correction is for all of them.
+    """
+    compared: list[tuple[TableCell, TableCell, Paired]] = []
+    for index, column in enumerate(comparison.columns):
+        cells = [cell for cell in comparison.in_column(index) if cell is not None and cell.finished]
+        ranked = sorted(cells, key=lambda cell: cell.rank or 0)
+        for ours, theirs in combinations(ranked, 2):
+            paired = None
+            if column.seeded:
+                paired = compare_paired(ours.scores("last"), theirs.scores("last"))
+            if paired is not None and paired.n > 1:
+                compared.append((ours, theirs, paired))
+
+    corrected = holm([paired.p for _, _, paired in compared])
+    return [
+        (ours, PairedTest(theirs, paired, p))
+        for (ours, theirs, paired), p in zip(compared, corrected, strict=True)
+    ]
+
+
 def versus_grid(versus: Versus) -> Grid:
     """One method against every other, paired by seed."""
     rows = []
     for test in versus.tests:
         names = [Cell(test.cell.column.label), Cell(test.cell.row)]
-        rows.append(names + _paired_cells(test, versus.metric))
+        rows.append(names + paired_cells(test, versus.metric))
 
     notes = [
         f"{cell.column.label}: {versus.ours} and {cell.row} {WHY_UNPAIRED[cell.column.seeded]}"
@@ -108,8 +141,7 @@ def versus_grid(versus: Versus) -> Grid:
             f"are; from 6 seeds it can"
         )
 
-    head = ["pair", "against", "n", "mean difference", "95 % interval", "p", "smallest p of n"]
-    head.append("p (Holm)")
+    head = ["pair", "against", *TEST_HEAD]
     if versus.sampled:
         head.append("sign patterns")
         for row, each in zip(rows, paired, strict=True):
@@ -118,7 +150,8 @@ def versus_grid(versus: Versus) -> Grid:
     return Grid("versus", title, head, rows, versus.metric.notes + notes)
 
 
-def _paired_cells(test: PairedTest, metric: ShownMetric) -> list[Cell]:
+def paired_cells(test: PairedTest, metric: ShownMetric) -> list[Cell]:
+    """A line's cells from n on, as TEST_HEAD names them."""
     paired = test.paired
     interval = "n = 1"
     if paired.low is not None and paired.high is not None:

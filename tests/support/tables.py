@@ -10,9 +10,14 @@ from sdkd_plugin.table.report import Excluded, Report, TableOptions, make_report
 
 def table(folder: Path, style: str = "md", **options: Any) -> str | bytes:
     """The table of the runs under `folder`; `options` are those of TableOptions."""
-    return FORMATS[style].build(make_report(TableOptions(folders=(folder,), **options)))
+    return FORMATS[style].build(report_of_runs(folder, **options))
 
 
 def report_of(*grids: Grid, excluded: tuple[Excluded, ...] = (), **options: Any) -> Report:
     """A report of nothing but these grids and excluded runs."""
     return Report(TableOptions(**options), grids, excluded)
+
+
+def report_of_runs(folder: Path, **options: Any) -> Report:
+    """The report of the runs under `folder`; `options` are those of TableOptions."""
+    return make_report(TableOptions(folders=(folder,), **options))

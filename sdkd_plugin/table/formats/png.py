@@ -1,6 +1,5 @@
 """The comparison as a picture; needs matplotlib (extra `plots` or `demo`)."""
 
-import io
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.printable import printable
 from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.table.cells import Comparison
+from sdkd_plugin.table.figure import as_png, new_figure, plain_text
 from sdkd_plugin.table.report import Report
 
 if TYPE_CHECKING:
@@ -32,14 +32,6 @@ def render(report: Report) -> bytes:
     comparison = report.comparison
     if comparison is None:
         raise UserError("--format png draws runs; a published table has none: give folders")
-    try:
-        # without pyplot, which would choose a backend for the whole process
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(
-            "the plot needs matplotlib; install it with: pip install 'sdkd-plugin[plots]'"
-        ) from error
 
     width = 2.5 + 4 * len(comparison.columns)
     height = 1.8 + 0.4 * len(comparison.rows)
@@ -48,8 +40,8 @@ def render(report: Report) -> bytes:
             f"--format png: {len(comparison.columns)} columns of {len(comparison.rows)} methods "
             "are too many for one picture; give fewer folders, or use --format html"
         )
-    with rc_context({"text.parse_math": False}):  # a $ in a name is a $
-        figure = Figure(figsize=(width, height), layout="constrained")
+    figure = new_figure(width, height)
+    with plain_text():
         return _draw(figure, comparison, report.options.title)
 
 
@@ -62,9 +54,7 @@ def _draw(figure: "Figure", comparison: Comparison, title: str) -> bytes:
     what = f"{comparison.metric.title} on the {comparison.images} images, last epoch"
     title = textwrap.fill(printable(title or what), int(12 * figure.get_figwidth()))
     figure.suptitle(f"{title}\nmean ± sample standard deviation; strokes: single runs", size=10)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=DOTS)
-    return picture.getvalue()
+    return as_png(figure, DOTS)
 
 
 def _draw_column(axes: "Axes", comparison: Comparison, index: int) -> None:
