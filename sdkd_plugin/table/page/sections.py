@@ -1,5 +1,7 @@
 """What stands on the page, in which order."""
 
+from statistics import fmean
+
 from sdkd_plugin.table.cells import Comparison
 from sdkd_plugin.table.grids import Grid
 from sdkd_plugin.table.page.attention import attention_section
@@ -48,16 +50,16 @@ def all_sections(report: Report) -> list[Section]:
 
 def rows_at_first(report: Report, comparison: Comparison) -> set[str]:
     """The rows whose lines are shown before a reader chooses: all, unless there are more than
-    AT_FIRST + 4; then the student, the tested method, and the best by their ranks.
+    AT_FIRST + 4; then the student, the tested method, and the best by their mean rank.
     """
     if len(comparison.rows) <= AT_FIRST + 4:
         return set(comparison.rows)
     ours = report.versus.ours if report.versus is not None else comparison.rows[-1]
-    best: dict[str, float] = {}
+    ranks: dict[str, list[int]] = {}
     for (row, _), cell in comparison.cells.items():
         if cell.rank is not None:
-            best[row] = min(best.get(row, cell.rank), cell.rank)
-    ranked = sorted(best, key=lambda row: best[row])
+            ranks.setdefault(row, []).append(cell.rank)
+    ranked = sorted(ranks, key=lambda row: fmean(ranks[row]))
     return set(list(dict.fromkeys([STUDENT, ours, *ranked]))[:AT_FIRST])
 
 
