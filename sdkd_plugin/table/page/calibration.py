@@ -122,16 +122,25 @@ def _recorded_grid(comparison: Comparison) -> Grid | None:
     if not meanings:
         return None
     rows = []
+    lacking = []
     for cell in cells:
+        records = [run.record for run in cell.finished if meanings.keys() & run.record.metrics]
+        if not records:
+            lacking.append(cell.row)
+            continue
         shown = []
         for name, meaning in meanings.items():
-            values = [run.record.last[name] for run in cell.finished if name in run.record.metrics]
+            values = [record.last[name] for record in records if name in record.metrics]
             shown.append(_mean_cell(values, meaning.decimals))
-        count = len(cell.finished)
+        count = len(records)
         rows.append([Cell(cell.column.label), Cell(cell.row), Cell(str(count), count), *shown])
+    notes = ["lower is better"]
+    if lacking:
+        names = ", ".join(dict.fromkeys(lacking))
+        notes.append(f"left out, since their records are of a version that has neither: {names}")
     units = [f"{m.label} ({m.unit})" if m.unit else m.label for m in meanings.values()]
     title = "What the records say of calibration, last epoch: mean ± sample standard deviation"
-    return Grid("recorded", title, ["pair", "method", "n", *units], rows, ["lower is better"])
+    return Grid("recorded", title, ["pair", "method", "n", *units], rows, notes)
 
 
 def _finished(comparison: Comparison) -> list[TableCell]:

@@ -37,7 +37,7 @@ def runs_section(comparison: Comparison, split: Sequence[str]) -> list[Section]:
         ]
         for run, own in zip(runs, facts, strict=True)
     ]
-    head = ["method", "pair", "seed", comparison.metric.label, "best epoch", "hours"]
+    head = ["pair", "method", "seed", comparison.metric.label, "best epoch", "hours"]
     head += [*differing, "folder", "settings"]
     title = "Every run that counts or may count, with what is not the same in all of them"
     notes = [f"in all of them: {key} {value}" for key, value in common_facts.items()]
@@ -91,8 +91,8 @@ def _line(run: Run, metric: ShownMetric, split: Sequence[str]) -> list[Cell]:
         best = Cell(f"{metric.show(value)} at epoch {run.result.best_epoch}", value)
     seconds = None if run.result is None else run.result.wall_seconds
     return [
-        Cell(row_name(run, split)),
         Cell(_pair(run)),
+        Cell(row_name(run, split)),
         Cell(str(run.seed), run.seed),
         score,
         best,

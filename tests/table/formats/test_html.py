@@ -44,7 +44,7 @@ told.atFirst = [...document.querySelectorAll(".legend input")].map(box => box.ch
 const part = document.getElementById("table-run-list").closest(".table");
 const field = part.querySelector("input");
 field.value = "crd SEED1"; field.dispatchEvent(new Event("input"));
-told.filtered = column("run-list", 0);
+told.filtered = column("run-list", 1);
 told.count = part.querySelector("output").textContent;
 const target = lines("run-list").find(row => row.hidden);
 location.hash = target.id;

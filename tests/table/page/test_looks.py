@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from support.tables import report_of_runs
 
+from sdkd_plugin.runs.record import ACCURACIES
 from sdkd_plugin.table.page import looks
 from sdkd_plugin.table.page.attention import attention_section
 from sdkd_plugin.table.page.calibration import (
@@ -153,3 +154,12 @@ def test_a_picture_that_is_none_is_told(tmp_path):
     assert section.pictures == [] and len(section.grids) == 1
     (told,) = reader.faults
     assert told.startswith(f"{folder / 'attention.png'} cannot be read")
+
+
+def test_records_without_calibration_are_left_out_and_told(make_run, tmp_path):
+    make_run("KD", 0, [70.0])
+    make_run("KD", 1, [70.0], metrics=ACCURACIES)
+    make_run("DKD", 0, [70.0], metrics=ACCURACIES)
+    (grid,) = calibration_section(report_of_runs(tmp_path).comparison, Reader()).grids
+    assert texts(grid) == [["resnet56/resnet20", "KD", "1", "5.00", "1.0000"]]
+    assert grid.notes[-1].endswith("of a version that has neither: DKD")
