@@ -153,7 +153,7 @@ def test_the_model_returns_what_every_model_must(outside):
 
 @pytest.mark.parametrize("stages", ["[]", "[2]"])
 def test_sdkd_fuses_the_models_own_stages(outside, stages):
-    case = Case("SDKD", {"SDKD.STAGES": stages})
+    case = Case("SDKD", {"SDKD.STAGES": stages, "SDKD.FUSION": "gate"})  # all learn at once
     distiller = build(case, pair="resnet14/plain8")
     loop = Loop(distiller, distiller.phases(config(case)))
     loop.enter(loop.phases[0])
