@@ -30,13 +30,14 @@ DEFAULTS: dict[str, Any] = {
         "TAG": "default",
     },
     "DATASET": {
-        "TYPE": "cifar100",  # cifar100 | npz | imagefolder | webdataset | digits | torchvision:NAME
+        # cifar100 | npz | imagefolder | webdataset | parquet | digits | torchvision:NAME
+        "TYPE": "cifar100",
         "NUM_WORKERS": 2,  # threads that decode, and that resize for TRANSFORM imagenet
         "TEST": {"BATCH_SIZE": 64},
         # below: not in mdistiller
         "ROOT": "./data",  # a folder; for npz the file itself
         "DOWNLOAD": True,  # cifar100 and torchvision:NAME
-        "CLASSES": 0,  # how many, for an npz or tar file that leaves some out; 0: as the data say
+        "CLASSES": 0,  # how many, for npz, tar or parquet that leave some out; 0: as the data say
         # cifar: padded crops of the stored size; imagenet: random crops resized to IMAGE_SIZE, and
         # for evaluation a centre crop; none: as stored, whatever AUGMENT says
         "TRANSFORM": "cifar",
@@ -47,7 +48,7 @@ DEFAULTS: dict[str, Any] = {
         "IMAGE_SIZE": 0,  # pixels, by area averaging; 0: as stored, of TRANSFORM imagenet 224
         "SUBSET": 1.0,  # fraction of the training images kept, class-balanced
         "VAL_FRACTION": 0.0,  # held out of training and evaluated INSTEAD of the test images
-        # the next three are read by imagefolder, webdataset and torchvision:NAME
+        # the next three are read by imagefolder, webdataset, parquet and torchvision:NAME
         # folder of the decoded images, which are mapped from there, or with DECODE always of their
         # digests; "": they are in memory, digests are made anew
         "CACHE": "",

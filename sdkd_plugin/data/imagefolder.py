@@ -13,7 +13,7 @@ from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.data.decode import SUFFIXES, decode, read_content
 from sdkd_plugin.data.pictures import DIGEST, Picture
 from sdkd_plugin.data.source import Source
-from sdkd_plugin.data.splits import load_split, training_constants
+from sdkd_plugin.data.splits import load_both
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_text
 from sdkd_plugin.printable import printable
@@ -76,18 +76,7 @@ def imagefolder(cfg: CN) -> Dataset:
         tested, test = _folders(evaluated_folder)
         _require_equal(classes, tested, root / "train", evaluated_folder)
 
-    trained = load_split(train, cfg)
-    evaluated = load_split(test, cfg)
-    mean, std = training_constants(trained, cfg)
-    return Dataset(
-        "imagefolder",
-        classes,
-        trained.images,
-        evaluated.images,
-        mean=mean,
-        std=std,
-        broken=(*trained.broken, *evaluated.broken),
-    )
+    return load_both("imagefolder", classes, train, test, cfg)
 
 
 def _evaluated(root: Path, classes: list[str]) -> Path:

@@ -3,10 +3,12 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from sdkd_plugin.data.pictures import DIGEST, Picture
+from sdkd_plugin.errors import UserError
 
 
 class Source(ABC):
@@ -39,6 +41,18 @@ class Source(ABC):
     def digest(self, number: int) -> bytes:
         """That of `read`."""
         return self.read(number).digest
+
+    def require_targets(self, count: int, root: Path, origin: str) -> None:
+        """Raises UserError where a target is `count` or more.
+
+        Args:
+            origin: of the count, for the message.
+        """
+        if max(self.targets) >= count:
+            raise UserError(
+                f"{self.title} images in {str(root)!r} have the class {max(self.targets)}; "
+                f"allowed: 0 to {count - 1}, from {origin}"
+            )
 
 
 def pixel_digest(pixels: np.ndarray) -> bytes:

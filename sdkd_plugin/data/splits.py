@@ -11,7 +11,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.cache import cache_stamp, load_cached
-from sdkd_plugin.data.dataset import require_memory
+from sdkd_plugin.data.dataset import Dataset, require_memory
 from sdkd_plugin.data.images import Images
 from sdkd_plugin.data.pictures import DIGEST, Unread
 from sdkd_plugin.data.reading import (
@@ -45,6 +45,27 @@ def load_split(source: Source, cfg: CN) -> Split:
     if cfg.DATASET.CACHE:
         return load_cached(source, reading, cfg.DATASET.CACHE)
     return _in_memory(source, reading)
+
+
+def load_both(name: str, classes: list[str], train: Source, test: Source, cfg: CN) -> Dataset:
+    """Both splits as a data set. Raises UserError, as `load_split` does.
+
+    Args:
+        name: of the data set.
+        classes: names, in the order of the targets.
+    """
+    trained = load_split(train, cfg)
+    evaluated = load_split(test, cfg)
+    mean, std = training_constants(trained, cfg)
+    return Dataset(
+        name,
+        classes,
+        trained.images,
+        evaluated.images,
+        mean=mean,
+        std=std,
+        broken=(*trained.broken, *evaluated.broken),
+    )
 
 
 def training_constants(trained: Split, cfg: CN) -> tuple[Constants, Constants]:

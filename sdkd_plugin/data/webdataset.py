@@ -13,7 +13,7 @@ from sdkd_plugin.data.decode import SUFFIXES, decode
 from sdkd_plugin.data.imagefolder import content_digest, file_stamps
 from sdkd_plugin.data.pictures import Picture
 from sdkd_plugin.data.source import Source
-from sdkd_plugin.data.splits import load_split, training_constants
+from sdkd_plugin.data.splits import load_both
 from sdkd_plugin.defaults import MOST_CLASSES
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.printable import printable
@@ -83,31 +83,15 @@ def webdataset(cfg: CN) -> Dataset:
 
     Raises:
         UserError: no such files, one that is compressed or damaged, a sample that lacks its class,
-            a class that is no number, or what `load_split` says of images.
+            a class that is no number, or what `load_both` says of images.
     """
     root = Path(cfg.DATASET.ROOT)
     train = TarSource("train", _samples(_tars(root, "train")))
     test = TarSource("test", _samples(_tars(root, "test", "val")))
     count = cfg.DATASET.CLASSES or max(train.targets) + 1
     for source in (train, test):
-        if max(source.targets) >= count:
-            raise UserError(
-                f"{source.title} images in {str(root)!r} have the class {max(source.targets)}; "
-                f"allowed: 0 to {count - 1}, from the training images or DATASET.CLASSES"
-            )
-
-    trained = load_split(train, cfg)
-    evaluated = load_split(test, cfg)
-    mean, std = training_constants(trained, cfg)
-    return Dataset(
-        "webdataset",
-        [str(label) for label in range(count)],
-        trained.images,
-        evaluated.images,
-        mean=mean,
-        std=std,
-        broken=(*trained.broken, *evaluated.broken),
-    )
+        source.require_targets(count, root, "the training images or DATASET.CLASSES")
+    return load_both("webdataset", [str(label) for label in range(count)], train, test, cfg)
 
 
 def _tars(root: Path, *names: str) -> list[Path]:
