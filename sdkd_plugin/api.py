@@ -39,7 +39,7 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
         resume: go on with the run if it was interrupted.
         train_teacher: train the teacher first if its checkpoint is missing.
     Returns:
-        the run's folder: `.path`, and `.result` with `.last["top1"]`, `.teacher_score`, ...
+        the run's folder, with `.path` and `.result`, which has `.last["top1"]`, `.teacher_score`, ...
     Raises:
         UserError: a missing teacher, a loss that is not finite, a folder of another run, ...
     """
@@ -53,7 +53,7 @@ def evaluate(target: str | Path, overrides: Overrides = ()) -> dict[str, float]:
         target: a run's folder, or a student's or teacher's file.
         overrides: as of `load_config`, such as {"DATASET.ROOT": "cifar100.npz"}.
     Returns:
-        {"top1": %, "top5": %, "loss": nats, "ece": %}.
+        top1, top5 and ece in %, loss in nats, by these names.
     Raises:
         UserError: no such file, or one of other data.
     """

@@ -42,7 +42,14 @@ class Distiller(nn.Module):
     """Holds a student and a teacher; a method adds its own modules and its `forward_train`.
 
     What a method needs from the loop it declares as class attributes; the loop reads them, never
-    the method's name:
+    the method's name. The rest it says by overriding `phases`, `begin_phase`,
+    `get_parameter_groups`, `before_step` and `deployed`.
+    Epoch-valued config keys are declared at registration (`epoch_keys`), so that short schedules
+    scale them; so are keys that name a file (`file_keys`), whose content then counts as part of the
+    run's identity, not its path. What each key may hold is declared there, too (`allowed`), as is
+    what several must hold together (`rule`) and the first name of one that was renamed (`renamed`).
+
+    Attributes:
         teacher_from: "checkpoint": trained and frozen; "scratch": freshly initialised, the method
             trains it; "none".
         needs_num_data: the constructor takes a fourth argument, the number of training images.
@@ -58,11 +65,6 @@ class Distiller(nn.Module):
             the two may have momenta of their own (SOLVER.TRAINER dot).
         needs_model_extras: reads what only this package's models offer (`head_in`,
             `classifier_module`, `forward_head`).
-    and by overriding `phases`, `begin_phase`, `get_parameter_groups`, `before_step` and `deployed`.
-    Epoch-valued config keys are declared at registration (`epoch_keys`), so that short schedules
-    scale them; so are keys that name a file (`file_keys`), whose content then counts as part of the
-    run's identity, not its path. What each key may hold is declared there, too (`allowed`), as is
-    what several must hold together (`rule`) and the first name of one that was renamed (`renamed`).
     """
 
     teacher_from = "checkpoint"

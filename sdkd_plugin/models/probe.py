@@ -37,7 +37,7 @@ def probe(model: nn.Module, size: int | None = None) -> tuple[Tensor, dict[str, 
         size: image height and width in pixels; None: 32, which fits every model of the zoo, or
             what the model says as `probe_size`.
     Returns:
-        what the model returns: logits [1, K] and its feats.
+        what the model returns, logits [1, K] and its feats.
     """
     weight = next(model.parameters())
     side = size or cast(int, getattr(model, "probe_size", 32))
