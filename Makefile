@@ -1,10 +1,10 @@
-# make demo | test | test-all | lint | lock | clean: each creates .venv first if it is missing
+# make demo | test | test-all | lint | docs | lock | clean: each creates .venv first if it is missing
 PYTHON ?= python3
 BIN := .venv/bin
 # One worker per core, each with one thread: small networks gain more from this than from threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 
-.PHONY: demo test test-all lint lock benchmarks clean
+.PHONY: demo test test-all lint docs lock benchmarks clean
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site: build/docs/index.html.
+docs: .venv/installed
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/docs
 
 benchmarks: .venv/installed
 	$(BIN)/python benchmarks/throughput.py

@@ -33,6 +33,7 @@ python_maximum_signature_line_length = 80
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
+html_show_copyright = False
 templates_path = ["templates"]
 html_additional_pages = {"index": "start.html"}  # where a site is entered; leads to root_doc
 

@@ -39,7 +39,8 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
         resume: go on with the run if it was interrupted.
         train_teacher: train the teacher first if its checkpoint is missing.
     Returns:
-        the run's folder, with `.path` and `.result`, which has `.last["top1"]`, `.teacher_score`, ...
+        the run's folder, with `.path` and `.result`, which has `.last["top1"]`, `.teacher_score`,
+        ...
     Raises:
         UserError: a missing teacher, a loss that is not finite, a folder of another run, ...
     """

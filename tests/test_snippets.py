@@ -9,7 +9,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "methods"
-CARDS = sorted(path for path in FOLDER.glob("*.md") if path.name != "cost.md")
+CARDS = sorted(path for path in FOLDER.glob("*.md") if path.stem not in ("README", "cost"))
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PRINTS = re.compile(r"# prints (.+)$", re.MULTILINE)
 
