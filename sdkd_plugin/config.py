@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.defaults import ALLOWED, DEFAULTS, DOT_TRAINERS
+from sdkd_plugin.defaults import ALLOWED, DEFAULTS, DOT
 from sdkd_plugin.errors import UserError, shown
 from sdkd_plugin.registry import DATASETS, METHODS
 from sdkd_plugin.renames import renamed_keys
@@ -104,7 +104,7 @@ def check_config(cfg: CN) -> None:
 
 def splits_gradients(solver: CN) -> bool:
     """Whether this SOLVER node asks for DOT, which keeps task and distillation apart."""
-    return solver.TRAINER in DOT_TRAINERS
+    return solver.OPTIMIZER == DOT
 
 
 def _check_dot(cfg: CN) -> None:
@@ -115,14 +115,14 @@ def _check_dot(cfg: CN) -> None:
     method = METHODS[cfg.DISTILLER.TYPE]
     if not method.build.splits_losses:
         raise UserError(
-            f"SOLVER.TRAINER is {solver.TRAINER}, which gives the gradients of loss_ce and loss_kd "
-            f"momenta of their own, but {method.name} does not always have both, or acts on the "
-            "momentum itself; allowed for it: base"
+            "SOLVER.OPTIMIZER is 'dot', which gives the gradients of loss_ce and loss_kd momenta "
+            f"of their own, but {method.name} does not always have both, or acts on the momentum "
+            "itself; allowed for it: sgd"
         )
     if solver.PRECISION == "fp16":
         raise UserError(
-            f"SOLVER.PRECISION is 'fp16', whose scaled gradients SOLVER.TRAINER {solver.TRAINER} "
-            "cannot keep apart; allowed with it: fp32, bf16"
+            "SOLVER.PRECISION is 'fp16', whose scaled gradients SOLVER.OPTIMIZER dot cannot keep "
+            "apart; allowed with it: fp32, bf16"
         )
     momenta = (solver.MOMENTUM - solver.DOT.DELTA, solver.MOMENTUM + solver.DOT.DELTA)
     if not all(0 <= momentum <= 1 for momentum in momenta):

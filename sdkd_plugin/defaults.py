@@ -16,10 +16,10 @@ from sdkd_plugin.allowed import (
 
 MOST_CLASSES = 10**6  # a bound for what no data set needs and no memory holds
 
-# values of SOLVER.TRAINER that mean the optimiser DOT; mdistiller needs the second for CRD
-DOT_TRAINERS = ("dot", "crd_dot")
 TRAINER = "SOLVER.TRAINER"
-DOT_KEYS = (TRAINER, "SOLVER.DOT.DELTA")  # of no effect unless it is one of these
+OPTIMIZER = "SOLVER.OPTIMIZER"
+DELTA = "SOLVER.DOT.DELTA"  # of no effect unless OPTIMIZER is DOT
+DOT = "dot"
 
 # Keys in this tree that mdistiller has keep its defaults, traps included, so that its yaml files
 # mean the same here.
@@ -62,8 +62,8 @@ DEFAULTS: dict[str, Any] = {
         "TEACHER_CKPT": "",  # not in mdistiller; empty: mdistiller's place under download_ckpts/
     },
     "SOLVER": {
-        # base | crd | phases: read by mdistiller only, here methods declare what they need;
-        # dot | crd_dot: the optimiser DOT, here as there
+        # base | crd | phases: read by mdistiller only, here methods declare what they need; its
+        # dot and crd_dot are OPTIMIZER dot here
         "TRAINER": "base",
         "BATCH_SIZE": 64,
         "EPOCHS": 240,
@@ -76,6 +76,7 @@ DEFAULTS: dict[str, Any] = {
         "TYPE": "SGD",
         "DOT": {"DELTA": 0.075},  # of DOT's momenta: MOMENTUM - DELTA and MOMENTUM + DELTA
         # below: not in mdistiller
+        "OPTIMIZER": "sgd",  # sgd | dot: two momenta, see docs/dot.md
         "SCHEDULE_EPOCHS": 0,  # epochs for which epoch-valued keys are written; 0: EPOCHS
         "SEED": 0,
         "DEVICE": "auto",  # auto | cpu | cuda | mps
@@ -125,7 +126,7 @@ ALLOWED: dict[str, Allowed] = {
     "DISTILLER.TEACHER": Anything(),
     "DISTILLER.STUDENT": Anything(),
     "DISTILLER.TEACHER_CKPT": FilePath(),
-    "SOLVER.TRAINER": OneOf(("base", "crd", "phases", *DOT_TRAINERS)),
+    TRAINER: OneOf(("base", "crd", "phases")),
     "SOLVER.BATCH_SIZE": Between(1),
     "SOLVER.EPOCHS": Between(1),
     "SOLVER.LR": Between(0.0),
@@ -134,7 +135,8 @@ ALLOWED: dict[str, Allowed] = {
     "SOLVER.WEIGHT_DECAY": Between(0.0),
     "SOLVER.MOMENTUM": Between(0.0, 1.0),
     "SOLVER.TYPE": OneOf(("SGD",)),
-    "SOLVER.DOT.DELTA": Anything(),
+    DELTA: Anything(),
+    OPTIMIZER: OneOf(("sgd", DOT)),
     "SOLVER.SCHEDULE_EPOCHS": Between(0),
     "SOLVER.SEED": Between(0),
     "SOLVER.DEVICE": OneOf(("auto", "cpu", "cuda", "mps")),
@@ -149,6 +151,19 @@ ALLOWED: dict[str, Allowed] = {
     "LOG.TRACKERS": SomeOf(("tensorboard", "wandb", "mlflow", "trackio")),
 }
 
-# Values that had another name at first: {key: {first name: today's}}. Keys that had one are
-# declared where their method is registered (`renamed`).
-RENAMED_VALUES = {"SOLVER.TRAINER": {"stages": "phases"}}
+# Settings that had another name at first, or have one in mdistiller: {key: {value: (key, value)
+# today}}. Keys that had one whatever their value are declared where their method is registered
+# (`renamed`).
+RENAMED_VALUES = {
+    TRAINER: {
+        "stages": (TRAINER, "phases"),
+        "dot": (OPTIMIZER, DOT),
+        "crd_dot": (OPTIMIZER, DOT),  # mdistiller's name for CRD under it
+    }
+}
+
+
+def todays_setting(key: str, value: Any) -> tuple[str, Any]:
+    """A setting's key and value as they are called today; `key` has no first name of its own."""
+    names = RENAMED_VALUES.get(key, {})
+    return names.get(value, (key, value)) if isinstance(value, str) else (key, value)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sdkd_plugin.defaults import RENAMED_VALUES
+from sdkd_plugin.defaults import RENAMED_VALUES, todays_setting
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
@@ -25,8 +25,7 @@ def current_names(flat: dict[str, Any]) -> dict[str, Any]:
     renamed = renamed_keys()
     current: dict[str, Any] = {}
     for key, value in flat.items():
-        name = renamed.get(key, key)
-        value = todays_value(value, RENAMED_VALUES.get(name, {}))
+        name, value = todays_setting(renamed.get(key, key), value)
         if current.setdefault(name, value) != value:
             raise both_names({key: value, name: current[name]}, "a config")
     return current
@@ -37,16 +36,18 @@ def first_names(flat: dict[str, Any]) -> dict[str, Any]:
     a name does, such as the hash in a run folder's name, is made of these.
     """
     first_keys = {today: first for first, today in renamed_keys().items()}
+    first_settings = {
+        today: (key, value)
+        for key, names in RENAMED_VALUES.items()
+        for value, today in reversed(names.items())  # of two names the one declared first
+    }
     first = {}
     for key, value in current_names(flat).items():
-        names = {today: old for old, today in RENAMED_VALUES.get(key, {}).items()}
-        first[first_keys.get(key, key)] = todays_value(value, names)
+        setting = (first_keys.get(key, key), value)
+        if isinstance(value, str):
+            setting = first_settings.get((key, value), setting)
+        first[setting[0]] = setting[1]
     return first
-
-
-def todays_value(value: Any, names: dict[str, str]) -> Any:
-    """Today's name of a value; what is no name stays."""
-    return names.get(value, value) if isinstance(value, str) else value
 
 
 def both_names(values: dict[str, Any], where: str) -> UserError:

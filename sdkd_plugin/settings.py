@@ -9,9 +9,9 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.allowed import is_text
-from sdkd_plugin.defaults import RENAMED_VALUES
+from sdkd_plugin.defaults import todays_setting
 from sdkd_plugin.errors import UserError, shown, unknown
-from sdkd_plugin.renames import both_names, todays_value
+from sdkd_plugin.renames import both_names
 
 LARGEST = 2**63 - 1  # of whole numbers: what a tensor holds
 
@@ -77,7 +77,7 @@ def merge(node: CN, tree: dict, prefix: str, source: Source) -> None:
     """
     for key, value in tree.items():
         spelled = f"{prefix}{key}"
-        name = source.renamed.get(spelled, spelled)
+        name, value = todays_setting(source.renamed.get(spelled, spelled), value)
         leaf = name.removeprefix(prefix)
         if leaf not in node:
             below = [key for key, _ in flatten(node, prefix)] if prefix else []
@@ -91,8 +91,7 @@ def merge(node: CN, tree: dict, prefix: str, source: Source) -> None:
                 )
             merge(node[leaf], value, f"{name}.", source)
         else:
-            value = _coerce(spelled, value, node[leaf], source.where)
-            node[leaf] = todays_value(value, RENAMED_VALUES.get(name, {}))
+            value = node[leaf] = _coerce(spelled, value, node[leaf], source.where)
             before, other = source.given.get(name, (spelled, value))
             if before != spelled and other != value:
                 raise both_names({before: other, spelled: value}, source.where)

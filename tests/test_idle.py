@@ -55,8 +55,9 @@ def test_setting_one_says_that_it_does_nothing(tmp_path):
     assert idle_note(mine, []) is None
 
 
-def test_with_dot_its_keys_have_an_effect(tmp_path):
-    dot = ["SOLVER.TRAINER", "dot", "SOLVER.DOT.DELTA", "0.05"]
+@pytest.mark.parametrize("setting", ["SOLVER.OPTIMIZER", "SOLVER.TRAINER"])
+def test_with_dot_its_keys_have_an_effect(setting, tmp_path):
+    dot = [setting, "dot", "SOLVER.DOT.DELTA", "0.05"]
     shipped = configs_folder() / "cifar100" / "kd" / "res56_res20.yaml"
     assert idle_note(shipped, dot) is None
     assert idle_note(shipped, dot[2:]).endswith("only: SOLVER.DOT.DELTA")
@@ -64,6 +65,8 @@ def test_with_dot_its_keys_have_an_effect(tmp_path):
     mine.write_text("SOLVER: {TRAINER: crd_dot}")
     assert idle_note(mine, dot[2:]) is None
     assert idle_note(mine, ["LOG.TENSORBOARD_FREQ", "9"]).endswith("only: LOG.TENSORBOARD_FREQ")
+    off = ["SOLVER.OPTIMIZER", "sgd", *dot[2:]]
+    assert idle_note(mine, off).endswith("only: SOLVER.DOT.DELTA")
 
 
 def test_train_says_it(tmp_path, capsys):

@@ -61,6 +61,19 @@ def test_the_first_name_of_the_phased_trainer_is_still_one():
         load_config(None, ["SOLVER.TRAINER", "stage"])
 
 
+def test_mdistillers_dot_trainer_is_our_optimiser(tmp_path):
+    kd = "DISTILLER: {TYPE: KD}\n"
+    for trainer in ("dot", "crd_dot"):
+        cfg = load_config(yaml_file(tmp_path, f"{kd}SOLVER: {{TRAINER: {trainer}}}"))
+        assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.TRAINER) == ("dot", "base")
+        off = load_config(tmp_path / "some.yaml", ["SOLVER.OPTIMIZER", "sgd"])
+        assert off.SOLVER.OPTIMIZER == "sgd"
+    message = "SOLVER.OPTIMIZER 'sgd' and SOLVER.TRAINER 'dot', which are two names of one key"
+    with pytest.raises(UserError, match=f"the command line sets {message}"):
+        load_config(None, ["SOLVER.OPTIMIZER", "sgd", "SOLVER.TRAINER", "dot"])
+    assert first_names({"SOLVER.OPTIMIZER": "dot"}) == {"SOLVER.TRAINER": "dot"}
+
+
 def test_names_there_and_back():
     first = {**dict.fromkeys(FIRST_NAMES, 2.0), "SOLVER.TRAINER": "stages"}
     today = {**dict.fromkeys(FIRST_NAMES.values(), 2.0), "SOLVER.TRAINER": "phases"}

@@ -62,7 +62,7 @@ class Distiller(nn.Module):
             as where images are compared with each other or remembered; one process only.
         optional_phases: its defaults need one phase; only some settings ask for more.
         splits_losses: each of its steps has loss_ce and loss_kd, and it reads no momentum, so that
-            the two may have momenta of their own (SOLVER.TRAINER dot).
+            the two may have momenta of their own (SOLVER.OPTIMIZER dot).
         needs_model_extras: reads what only this package's models offer (`head_in`,
             `classifier_module`, `forward_head`).
     """

@@ -21,21 +21,21 @@ def standardised(logits: Tensor) -> Tensor:
     std has K - 1 in its denominator. The gradient flows through mean and std, too.
 
     Args:
-        logits: [N, K], unbounded, K >= 2.
+        logits: [..., K], unbounded, K >= 2.
     Returns:
-        [N, K], float32 or wider; rows of mean 0 and deviation 1, a constant row all 0.
+        [..., K], float32 or wider; rows of mean 0 and deviation 1, a constant row all 0.
     Raises:
         UserError: fewer than two classes, which have no deviation.
     Source: arXiv 2403.01427; std and EPS as in the authors' code (f6e5aa5).
     """
-    if logits.shape[1] < 2:
+    if logits.shape[-1] < 2:
         raise UserError(
-            f"LOGIT_STANDARD got logits for {logits.shape[1]} class; allowed: 2 or more, since one "
-            "has no deviation"
+            f"LOGIT_STANDARD got logits for {logits.shape[-1]} class; allowed: 2 or more, since "
+            "one has no deviation"
         )
-    logits = at_least_float32(logits)  # [N, K]; EPS is 0 in float16
-    mean = logits.mean(1, keepdim=True)  # [N, 1]
-    deviation = logits.std(1, keepdim=True)  # [N, 1]
+    logits = at_least_float32(logits)  # [..., K]; EPS is 0 in float16
+    mean = logits.mean(-1, keepdim=True)  # [..., 1]
+    deviation = logits.std(-1, keepdim=True)  # [..., 1]
     return (logits - mean) / (EPS + deviation)
 
 
@@ -46,7 +46,7 @@ def kl_logits(
 
     Args:
         standard: the method's LOGIT_STANDARD.
-        logits_student, logits_teacher: [N, K], unbounded.
+        logits_student, logits_teacher: [..., K], unbounded.
     Returns:
         both, as they are or standardised.
     """

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import Above, AtLeast, Between, Numbers, OneOf
+from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import (
     Distiller,
     Step,
@@ -19,6 +20,7 @@ from sdkd_plugin.distillers.base import (
     full_precision,
 )
 from sdkd_plugin.distillers.dkd import check_target, split_target, warmup_factor
+from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
@@ -38,6 +40,7 @@ CONFIG = {
         "TAU": 4.0,  # divides both logits
         "WARMUP": 20,  # epochs over which both grow linearly to their full size; 0: from the start
     },
+    **lskd.CONFIG,
 }
 ALLOWED = {
     "LOSS": OneOf(("kd", "dkd"), "loss"),
@@ -57,6 +60,7 @@ ALLOWED = {
     "DKD.BETA": AtLeast(0),
     "DKD.TAU": Above(0),
     "DKD.WARMUP": AtLeast(0),
+    **lskd.ALLOWED,
 }
 
 
@@ -178,11 +182,12 @@ class SDD(Distiller):
         self, logits_student: Tensor, logits_teacher: Tensor, target: Tensor, epoch: int
     ) -> Tensor:
         """LOSS of each region, weighted and warmed up, [N, R]."""
+        seen = kl_logits(self.node.LOGIT_STANDARD, logits_student, logits_teacher)  # [N, R, K]
         if self.node.LOSS == "kd":
             kd = self.node.KD
-            return kd.KD_WEIGHT * kd_rows(logits_student, logits_teacher, kd.TAU)
+            return kd.KD_WEIGHT * kd_rows(*seen, kd.TAU)
         factor = warmup_factor(epoch, self.node.DKD.WARMUP)
-        return factor * dkd_rows(logits_student, logits_teacher, target, self.node.DKD)
+        return factor * dkd_rows(*seen, target, self.node.DKD)
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:
         node = self.node

@@ -72,8 +72,8 @@ def leave_gradients(
     if losses.keys() != {"loss_ce", "loss_kd"}:
         phase = f"in its phase {method.phase.name!r} " if method.phase else ""
         raise UserError(
-            f"SOLVER.TRAINER is dot, which keeps loss_ce and loss_kd apart, but "
-            f"{type(method).__name__} {phase}has {', '.join(sorted(losses))}; allowed for it: base"
+            "SOLVER.OPTIMIZER is 'dot', which keeps loss_ce and loss_kd apart, but "
+            f"{type(method).__name__} {phase}has {', '.join(sorted(losses))}; allowed for it: sgd"
         )
     leave(losses["loss_kd"], last=False)
     hold_kd()

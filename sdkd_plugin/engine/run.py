@@ -160,7 +160,7 @@ def teacher_config(cfg: CN) -> CN:
     teacher_cfg.EXPERIMENT.TAG = f"vanilla,{name}"
     teacher_cfg.SOLVER.SEED = 0
     teacher_cfg.DATASET.VIEWS = 1
-    teacher_cfg.SOLVER.TRAINER = "base"  # it learns from the labels alone
+    teacher_cfg.SOLVER.OPTIMIZER = "sgd"  # it learns from the labels alone
     teacher_cfg.freeze()
     return teacher_cfg
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import active_config, splits_gradients
+from sdkd_plugin.config import active_config
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import sha256
@@ -42,7 +42,7 @@ def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str
     Raises:
         UserError: a file that a method's config key names cannot be read.
     """
-    idle = idle_keys(cfg.SOLVER.TRAINER)
+    idle = idle_keys(cfg.SOLVER.OPTIMIZER)
     method = METHODS[cfg.DISTILLER.TYPE]
     later = {**LATER, **{f"{method.name}.{key}": v for key, v in LATER_IN_METHODS.items()}}
     flat = {
@@ -52,9 +52,6 @@ def run_identity(cfg: CN, data: dict[str, Any], teacher: str | None) -> dict[str
         and key not in idle
         and not (key in later and value == later[key])
     }
-
-    if splits_gradients(cfg.SOLVER):
-        flat["SOLVER.TRAINER"] = "dot"  # whichever name mdistiller wants for the method
 
     for name in method.info.get("file_keys", ()):
         key = f"{method.name}.{name}"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sdkd_plugin import weights
+from sdkd_plugin.defaults import DELTA, DOT, OPTIMIZER
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_text
 from sdkd_plugin.models import build_model
@@ -215,7 +216,7 @@ def _read_latest(path: Path) -> dict[str, Any]:
         if "momentum_kd" in group:  # its DOT trainer, whose momenta lie round MOMENTUM
             found |= _dot(found["SOLVER.MOMENTUM"], float(group["momentum_kd"]))
 
-        numbers = {key: value for key, value in found.items() if key != "SOLVER.TRAINER"}
+        numbers = {key: value for key, value in found.items() if key != OPTIMIZER}
         wrong = {key: value for key, value in numbers.items() if not is_number(value)}
         if wrong:
             raise UserError(f"{path.name} holds a number that is none: {wrong}")
@@ -234,7 +235,7 @@ def _dot(task: float, kd: float) -> dict[str, Any]:
     """What a config says of a DOT run with these momenta; rounded, since they are sums."""
     mean = round((task + kd) / 2, 12)
     return {
-        "SOLVER.TRAINER": "dot",
+        OPTIMIZER: DOT,
         "SOLVER.MOMENTUM": mean,
-        "SOLVER.DOT.DELTA": round(kd - mean, 12),
+        DELTA: round(kd - mean, 12),
     }

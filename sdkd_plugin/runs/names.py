@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sdkd_plugin.defaults import DOT_KEYS, DOT_TRAINERS, RENAMED_VALUES, TRAINER
+from sdkd_plugin.defaults import DELTA, DOT, OPTIMIZER, TRAINER, todays_setting
 
 # Said by each method, too, as `renamed`, for configs; here for readers that import no method.
 SCHEMA_1 = {
@@ -40,6 +40,7 @@ LATER = {
     "DATASET.TRANSFORM": "cifar",
     "DATASET.VIEWS": 1,
     "SOLVER.TF32": False,
+    OPTIMIZER: "sgd",
     "SDKD.PROXY_TAU": 0.0,
     "SDKD.HANDOVER": 0,
 }
@@ -48,13 +49,10 @@ LATER_IN_METHODS = {"LOGIT_STANDARD": False}  # the same, of keys that many meth
 
 def todays(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity of any schema with today's names of keys and values, and without idle keys."""
-    current = {name: identity[key] for key, name in _names(tuple(identity))}
-    for key, values in RENAMED_VALUES.items():
-        if isinstance(current.get(key), str):
-            current[key] = values.get(current[key], current[key])
-    if current.get(TRAINER) not in DOT_TRAINERS:  # another of mdistiller's, which none here reads
-        for key in DOT_KEYS:
-            current.pop(key, None)
+    current = dict(todays_setting(name, identity[key]) for key, name in _names(tuple(identity)))
+    current.pop(TRAINER, None)  # another of mdistiller's, which none here reads
+    if current.get(OPTIMIZER) != DOT:
+        current.pop(DELTA, None)
     return current
 
 

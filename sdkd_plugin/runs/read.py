@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from sdkd_plugin.defaults import DOT_KEYS, DOT_TRAINERS, TRAINER
+from sdkd_plugin.defaults import DELTA, DOT, OPTIMIZER
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_object
 from sdkd_plugin.runs.find import MARKERS, WORKLOG, Place, Rejected, find_runs
@@ -102,13 +102,15 @@ class Run:
             key: value for key, value in self.identity.items() if key.startswith(f"{self.method}.")
         }
         return own | {
-            key: self.identity[key] for key in DOT_KEYS if self.dot and key in self.identity
+            key: self.identity[key]
+            for key in (OPTIMIZER, DELTA)
+            if self.dot and key in self.identity
         }
 
     @property
     def dot(self) -> bool:
         """Whether DOT moves its weights: a part of the method, as it is published."""
-        return self.identity.get(TRAINER) in DOT_TRAINERS
+        return self.identity.get(OPTIMIZER) == DOT
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
@@ -116,7 +118,7 @@ class Run:
         evaluated images.
         """
         own = ("DISTILLER.", f"{self.method}.")
-        left_out = ("SOLVER.SEED", "teacher", *DOT_KEYS)
+        left_out = ("SOLVER.SEED", "teacher", OPTIMIZER, DELTA)
         kept = {
             key: value
             for key, value in self.identity.items()

@@ -144,8 +144,8 @@ def _todays(cfg: CN, entry: Entry) -> CN:
     """
     cfg = cfg.clone()
     cfg.defrost()
-    trainers = RENAMED_VALUES["SOLVER.TRAINER"]
-    cfg.SOLVER.TRAINER = trainers.get(cfg.SOLVER.TRAINER, cfg.SOLVER.TRAINER)
+    if cfg.SOLVER.TRAINER in _first_trainers():
+        cfg.SOLVER.TRAINER = TRAINER
     node = cfg[entry.name]
     for first, name in entry.info.get("renamed", {}).items():
         value = node.pop(first, None)
@@ -182,8 +182,14 @@ def _add_trainer() -> None:
     if TRAINER not in engine.trainer_dict:
         meter = _import("mdistiller.engine.utils").AverageMeter
         trainer = phased_trainer(engine.trainer_dict["base"], meter)
-        names = (TRAINER, *RENAMED_VALUES["SOLVER.TRAINER"])
+        names = (TRAINER, *_first_trainers())
         engine.trainer_dict.update(dict.fromkeys(names, trainer))
+
+
+def _first_trainers() -> list[str]:
+    """What the trainer of phases.py was called first."""
+    names = RENAMED_VALUES["SOLVER.TRAINER"]
+    return [first for first, today in names.items() if today == ("SOLVER.TRAINER", TRAINER)]
 
 
 def _add_missing(node: CN, defaults: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ SPLITTING = [case for case in CASES if METHODS[case.name].build.splits_losses]
 # what a run is made of: plain; parameters that loss_kd alone reaches; negatives; two phases, the
 # first of which trains the teacher; two networks that learn
 KINDS = [BY_NAME[name] for name in ("KD", "REVIEWKD", "CRD", "SOTEACHER", "DML")]
-DOT_RUN = {"SOLVER.TRAINER": "dot"}
+DOT_RUN = {"SOLVER.OPTIMIZER": "dot"}
 
 
 def descend(optimizer: DOT, kd: list[Tensor | None], task: list[Tensor | None]) -> None:
@@ -176,14 +176,14 @@ def test_methods_without_both_losses_are_refused_before_anything_is_read(tmp_pat
     refused = {entry.name for entry in METHODS if not entry.build.splits_losses}
     assert refused == {"NONE", "AB", "FSP", "FT", "DISTPRO"}
     for name in refused:
-        with pytest.raises(UserError, match=f"but {name} does not always .* allowed for it: base"):
+        with pytest.raises(UserError, match=f"but {name} does not always .* allowed for it: sgd"):
             tiny_config(tmp_path, {"DISTILLER.TYPE": name, **DOT_RUN})
 
 
 def test_a_phase_without_both_losses_is_told_in_its_first_step(teacher, tmp_path):
     cfg = run(tmp_path, teacher, BY_NAME["FITNET"], FITNET__INIT_EPOCHS=240)
     with pytest.raises(
-        UserError, match="but FitNet in its phase 'init' has loss_kd; allowed for it: base"
+        UserError, match="but FitNet in its phase 'init' has loss_kd; allowed for it: sgd"
     ):
         train(cfg)
 
@@ -212,20 +212,22 @@ def folder_of(prefix: Path, **overrides) -> RunFolder:
 
 def test_it_decides_the_run_and_mdistillers_other_trainers_do_not(tmp_path):
     plain = folder_of(tmp_path)
-    assert not {"SOLVER.TRAINER", "SOLVER.DOT.DELTA"} & plain.identity.keys()
+    assert not {"SOLVER.TRAINER", "SOLVER.OPTIMIZER", "SOLVER.DOT.DELTA"} & plain.identity.keys()
     for trainer in ("base", "crd", "phases"):
         same = folder_of(tmp_path, SOLVER__TRAINER=trainer, SOLVER__DOT__DELTA=0.05)
         assert (same.path, same.identity) == (plain.path, plain.identity)
 
-    dot = folder_of(tmp_path, SOLVER__TRAINER="dot")
+    dot = folder_of(tmp_path, SOLVER__OPTIMIZER="dot")
     assert dot.path != plain.path
     assert dot.identity == {
         **plain.identity,
-        "SOLVER.TRAINER": "dot",
+        "SOLVER.OPTIMIZER": "dot",
         "SOLVER.DOT.DELTA": 0.075,
     }
-    assert folder_of(tmp_path, SOLVER__TRAINER="crd_dot").path == dot.path
-    assert folder_of(tmp_path, SOLVER__TRAINER="dot", SOLVER__DOT__DELTA=0.05).path != dot.path
+    for trainer in ("dot", "crd_dot"):  # mdistiller's names of it
+        assert folder_of(tmp_path, SOLVER__TRAINER=trainer).path == dot.path
+    other = folder_of(tmp_path, SOLVER__OPTIMIZER="dot", SOLVER__DOT__DELTA=0.05)
+    assert other.path != dot.path
 
 
 @pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)

@@ -83,8 +83,8 @@ def test_the_shares_of_two_ranks_are_the_batches_of_one(tmp_path):
 @pytest.mark.parametrize("method", ["NONE", "KD", "SDKD", "DML", "KD dot"])
 def test_the_first_gradient_is_that_of_one_process(method, yaml_of, tmp_path):
     """Of both losses apart, with DOT."""
-    method, _, trainer = method.partition(" ")
-    yaml = yaml_of(method, **{"SOLVER.TRAINER": trainer or "base"})
+    method, _, optimizer = method.partition(" ")
+    yaml = yaml_of(method, **{"SOLVER.OPTIMIZER": optimizer or "sgd"})
     files = [str(tmp_path / name) for name in ("one.pth", "two.pth")]
     subprocess.run([sys.executable, SCRIPT, yaml, files[0]], check=True, timeout=300)
     for code, _, error in together(str(SCRIPT), yaml, files[1]):

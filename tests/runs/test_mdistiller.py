@@ -104,7 +104,7 @@ def test_a_run_of_its_dot_trainer_says_what_a_config_would_say(write):
     torch.save(state, path / "latest")
     run = read_upstream(SPEC.format(path))
     assert run.protocol["SOLVER.MOMENTUM"] == 0.9
-    assert run.recipe == {"SOLVER.TRAINER": "dot", "SOLVER.DOT.DELTA": 0.075}
+    assert run.recipe == {"SOLVER.OPTIMIZER": "dot", "SOLVER.DOT.DELTA": 0.075}
 
 
 def test_the_teacher_is_known_by_its_weights(write):

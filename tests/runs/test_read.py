@@ -43,7 +43,7 @@ def test_dot_is_read_as_part_of_the_recipe(make_run):
     dot, plain = (make_run("KD", 0, [60.0], ["SOLVER.TRAINER", name]) for name in ("dot", "crd"))
     (one,), _ = read_runs([dot])
     (other,), _ = read_runs([plain])
-    told = {"SOLVER.TRAINER": "dot", "SOLVER.DOT.DELTA": 0.075}
+    told = {"SOLVER.OPTIMIZER": "dot", "SOLVER.DOT.DELTA": 0.075}
     assert one.recipe == {**other.recipe, **told} and one.protocol == other.protocol
 
 

@@ -8,9 +8,9 @@ import pytest
 from support.runs import RESULT
 
 from sdkd_plugin.config import load_config
-from sdkd_plugin.defaults import DOT_KEYS
+from sdkd_plugin.defaults import DELTA, TRAINER
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.idle import idle_keys
+from sdkd_plugin.idle import idle_keys, todays_identity
 from sdkd_plugin.renames import current_names, renamed_keys
 from sdkd_plugin.runs.folder import RunFolder
 from sdkd_plugin.runs.names import IDLE, todays
@@ -131,8 +131,16 @@ def test_the_names_of_schema_1_are_those_that_methods_declare():
     assert if_trained_there == {"DML.TAU": 2.0, "X": 1}
 
 
+@pytest.mark.parametrize("trainer", ["dot", "crd_dot"])
+def test_dot_in_an_earlier_identity_is_the_optimiser(trainer):
+    held = {"SOLVER.TRAINER": trainer, "SOLVER.DOT.DELTA": 0.05}
+    today = {"SOLVER.OPTIMIZER": "dot", "SOLVER.DOT.DELTA": 0.05}
+    assert todays(held) == today == todays_identity(held) == todays(today)
+    assert todays({**held, "SOLVER.TRAINER": "base"}) == {}
+
+
 def test_the_idle_keys_of_identities_are_those_that_are_declared():
-    assert {*IDLE, *DOT_KEYS} == {key for key in idle_keys() if not key.startswith("LOG.")}
+    assert {*IDLE, TRAINER, DELTA} == {key for key in idle_keys() if not key.startswith("LOG.")}
 
 
 def test_the_record_is_frozen():

@@ -72,7 +72,7 @@ def test_equal_runs_count_once_the_finished_one_first():
 
 
 def test_dot_is_part_of_the_method_as_it_is_published():
-    dot = {"SOLVER__TRAINER": "dot", "SOLVER__DOT__DELTA": 0.075}
+    dot = {"SOLVER__OPTIMIZER": "dot", "SOLVER__DOT__DELTA": 0.075}
     runs = [bare_run("NONE"), bare_run(), bare_run(top1=71.0, **dot), bare_run("DKD", **dot)]
     comparison = compare_runs(runs, [])
     assert len(comparison.columns) == 1

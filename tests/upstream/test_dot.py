@@ -123,7 +123,7 @@ FILES = ("res32x4_res8x4", "res32x4_shuv2", "vgg13_vgg8")
 def test_mdistillers_dot_files_mean_dot_here(upstream, file, tmp_path):
     path = Path(os.environ["MDISTILLER_ROOT"], "configs/cifar100/dot", f"{file}.yaml")
     cfg = load_config(path)
-    assert (cfg.DISTILLER.TYPE, cfg.SOLVER.TRAINER, cfg.SOLVER.DOT.DELTA) == ("KD", "dot", 0.075)
+    assert (cfg.DISTILLER.TYPE, cfg.SOLVER.OPTIMIZER, cfg.SOLVER.DOT.DELTA) == ("KD", "dot", 0.075)
     assert cfg.SOLVER.WEIGHT_DECAY == 5e-4
 
 
@@ -140,5 +140,5 @@ def test_an_epoch_of_mdistillers_dot_file(upstream, tmp_path, monkeypatch):
         "SOLVER.SCHEDULE_EPOCHS": 240,
     }
     folder = train(load_config(path, words(small)))
-    assert folder.identity["SOLVER.TRAINER"] == "dot" and folder.result is not None
+    assert folder.identity["SOLVER.OPTIMIZER"] == "dot" and folder.result is not None
     assert folder.path.parent.name.startswith("kd_dot_res32x4_res8x4-")
