@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from sdkd_plugin.defaults import DELTA, DOT, OPTIMIZER
+from sdkd_plugin.defaults import DELTA, DOT, OPTIMIZER, TRAINER
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_object
 from sdkd_plugin.runs.find import MARKERS, WORKLOG, Place, Rejected, find_runs
@@ -118,7 +118,7 @@ class Run:
         evaluated images.
         """
         own = ("DISTILLER.", f"{self.method}.")
-        left_out = ("SOLVER.SEED", "teacher", OPTIMIZER, DELTA)
+        left_out = ("SOLVER.SEED", "teacher", TRAINER, OPTIMIZER, DELTA)
         kept = {
             key: value
             for key, value in self.identity.items()
