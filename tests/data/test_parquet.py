@@ -19,6 +19,8 @@ from sdkd_plugin.__main__ import main
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.errors import UserError
 
+_NO_PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+_PIPE = pytest.param("pipe", marks=_NO_PIPES)
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -227,6 +229,13 @@ def test_a_class_that_no_training_image_has(load: Callable, root: Path) -> None:
     assert load("DATASET.CLASSES", 8).num_classes == 8
 
 
+def test_an_image_without_bytes_is_said_to_have_none(load: Callable, root: Path) -> None:
+    write(root / "test.parquet", [png(4), None], [0, 1])
+    for pairs in ((), ("DATASET.TRANSFORM", "imagenet", "DATASET.DECODE", "always")):
+        with pytest.raises(UserError, match="test.parquet row 1' .*: it has no bytes"):
+            assert load(*pairs).fingerprint
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_split_that_is_missing(load: Callable, root: Path, split: str) -> None:
     for file in root.glob(f"{split}*.parquet"):
@@ -235,7 +244,7 @@ def test_a_split_that_is_missing(load: Callable, root: Path, split: str) -> None
         load()
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "empty", "pages", "pipe"])
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "pages", _PIPE])
 def test_a_file_that_is_no_parquet_is_one_line(load: Callable, root: Path, damage: str) -> None:
     file = root / "train-00000-of-00002.parquet"
     content = file.read_bytes()
