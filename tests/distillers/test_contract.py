@@ -186,7 +186,8 @@ def test_channels_last_changes_rounding_only(case):
         _, expected = plain.forward(0)
         _, losses = last.forward(0)
         for name, value in losses.items():
-            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+            # PKT weighs a difference of near-equal numbers with 30,000: 2e-4 on one processor
+            torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
 
 
 def own_distillers(file: str) -> list[type]:
