@@ -80,7 +80,7 @@ class Loop:
 
     def __init__(self, distiller: Distiller, phases: list[Phase], n: int = BATCH, size: int = SIZE):
         self.distiller, self.phases, self.n, self.size = distiller, phases, n, size
-        self.layout = torch.contiguous_format  # of the images
+        self.layout, self.dtype = torch.contiguous_format, torch.float32  # of the images
 
     def enter(self, phase: Phase, begin: bool = True) -> None:
         """`begin` is False when resuming inside the phase."""
@@ -99,10 +99,10 @@ class Loop:
             "progress": number / 4,
         }
         for view in {"image", "strong"} & data.keys():
-            data[view] = data[view].to(memory_format=self.layout)
+            data[view] = data[view].to(self.dtype, memory_format=self.layout)
         held_out = batch(self.distiller, 4, self.n, self.size)
         validation = (
-            {"validation": (held_out["image"], held_out["target"])}
+            {"validation": (held_out["image"].to(self.dtype), held_out["target"])}
             if self.distiller.phase.validation
             else {}
         )
