@@ -48,7 +48,7 @@ CONFIG = {
     "EMA_DECAY": 0.99,  # SYNC ema only: share of the old average kept in each step
     # P's norms use: batch (batch statistics, own buffers) | student (S's running statistics)
     "PROXY_BN": "batch",
-    # what the fusion sees of T: own | zeros | shuffled (the next image's); two are controls
+    # what the fusion sees of T: own | zeros | shuffled (the image before's); two are controls
     "TEACHER_FEATURES": "own",
     "WARMUP": 0,  # epochs over which every KL and feature term ramps up linearly; 0: none
     # epochs over which P takes its share of the student's KL over from T, linearly; 0: at once
@@ -149,7 +149,7 @@ class SDKD(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.cfg = cfg.SDKD
-        # another image's features are the next one's in the batch
+        # another image's features are those of the one before in the batch
         self.needs_whole_batch = self.cfg.TEACHER_FEATURES == "shuffled"
         self.weights = cfg.SDKD.LOSS
         self.proxy: ProxyTeacher | None = None

@@ -1,9 +1,12 @@
 """Folders of images as users have them."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from sdkd_plugin.data.dataset import Dataset
 
 # (suffix, mode, size) of the images of each class of `write_mixed`
 MIXED = [
@@ -22,6 +25,24 @@ MIXED = [
 def noise(seed: int, height: int, width: int) -> np.ndarray:
     """[height, width, 3] uint8."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def png(seed: int, size: int = 6) -> bytes:
+    """A PNG file of `noise`."""
+    file = io.BytesIO()
+    Image.fromarray(noise(seed, size, size)).save(file, "PNG")
+    return file.getvalue()
+
+
+def require_seven(data: Dataset) -> None:
+    """Images 0 to 3 of the classes 1 0 2 0 for training, 4 to 6 of 0 1 2 for the test, as `png`."""
+    assert data.classes == ["0", "1", "2"]
+    for split, seeds, targets in (
+        (data.train, range(4), [1, 0, 2, 0]),
+        (data.test, (4, 5, 6), [0, 1, 2]),
+    ):
+        assert split.targets.tolist() == targets
+        assert np.array_equal(split.images.numpy(), np.stack([noise(n, 6, 6) for n in seeds]))
 
 
 def ramp(width: int, height: int) -> Image.Image:
