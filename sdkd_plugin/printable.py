@@ -1,6 +1,8 @@
 """Text from strangers, made fit to print. Names in a run folder may be anybody's, and what steers a
-terminal or a page must not do so there.
+terminal or a page must not do so there. And a note that need not be read twice.
 """
+
+import functools
 
 
 def printable(text: str) -> str:
@@ -14,3 +16,11 @@ def printable(text: str) -> str:
 
 def _spelled(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
+
+
+@functools.cache
+def print_once(line: str) -> None:
+    """Prints a line that this process has not printed yet, such as what a sweep's every run would
+    say of the same file.
+    """
+    print(line)

@@ -11,6 +11,7 @@ from sdkd_plugin.data.spec import DataSpec
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import build_model
+from sdkd_plugin.printable import print_once
 from sdkd_plugin.randomness import torch_seeded
 from sdkd_plugin.registry import METHODS
 
@@ -63,7 +64,7 @@ def check_teacher_data(checkpoint: Path, dataset: Dataset) -> None:
     """
     spec = DataSpec.in_file(weights.load(checkpoint), checkpoint)
     if spec is None:
-        print(
+        print_once(
             f"note: {checkpoint} does not say which classes, image size, mean and std it was "
             "trained with (files of this package do since 0.2.0), so they cannot be compared"
         )

@@ -149,6 +149,8 @@ def test_a_file_that_says_nothing_is_noted_and_a_teacher_at_chance_warned_of(tmp
     shown = capsys.readouterr().out
     assert "student_latest does not say which classes, image size, mean and std it was" in shown
     assert "is near chance (10.00): was it trained on these classes, in this order" in shown
+    assert main(taught(tmp_path, tmp_path, SOLVER__SEED="1")) == 0  # as in a sweep: said once
+    assert "does not say which classes" not in capsys.readouterr().out
 
 
 def test_classes_count_only_where_labels_do_not_tell(tmp_path):
