@@ -48,6 +48,7 @@ class Published:
         value: top-1 accuracy in percent, with the decimals it was printed with.
         statistic: last | best (epoch on the test images) | unknown.
         n: runs it is the mean of; None if not stated.
+        source: who printed it, and after a semicolon what else is known of it.
     """
 
     table: str
@@ -58,6 +59,13 @@ class Published:
     statistic: str
     n: int | None
     source: str
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Numbers of one kind may be compared: of the last epoch, of the best, or of an unknown one
+        in one source, which printed them side by side.
+        """
+        return self.statistic, self.source.split(";")[0] if self.statistic == "unknown" else ""
 
 
 @cache
@@ -136,33 +144,56 @@ def published_grid(rows: Sequence[Published]) -> Grid:
     pairs = list(dict.fromkeys((row.teacher, row.student) for row in rows))
     found = {(row.method, row.teacher, row.student): row for row in rows}
 
-    # which of two is better cannot be told when one is of the best epoch
-    comparable = len({row.statistic for row in rows}) == 1
     grid = [[Cell(method)] for method in methods]
     for pair in pairs:
         printed = [found.get((method, *pair)) for method in methods]
-        contest = [float(row.value) for row in printed if row and row.method != TEACHER]
-        best = max(contest) if comparable else None
+        contest = [row for row in printed if row and row.method != TEACHER]
+        best = max(float(row.value) for row in contest) if _one_kind(contest) else None
         for line, row in zip(grid, printed, strict=True):
             line.append(EMPTY if row is None else _printed(row, best))
 
     if SHOWN_GAIN_OF in methods and STUDENT in methods:
-        line = [Cell(GAIN)]
-        for pair in pairs:
-            ours, theirs = (float(found[name, *pair].value) for name in (SHOWN_GAIN_OF, STUDENT))
-            line.append(Cell(f"{ours - theirs:.2f}", ours - theirs))
-        grid.append(line)
+        gains = [[found.get((name, *pair)) for name in (SHOWN_GAIN_OF, STUDENT)] for pair in pairs]
+        grid.append([Cell(GAIN), *(_gain(ours, theirs) for ours, theirs in gains)])
 
     head = ["method", *(f"{teacher}/{student}" for teacher, student in pairs)]
     title = "Published top-1 accuracy (%) on CIFAR-100"
-    notes = mark_notes(grid) + _source_notes(rows, methods)
+    notes = mark_notes(grid) + _refusals(rows) + _source_notes(rows, methods)
     return Grid("published", title, head, grid, notes)
+
+
+def _one_kind(rows: Sequence[Published]) -> bool:
+    return len({row.kind for row in rows}) == 1
+
+
+def _gain(ours: Published | None, theirs: Published | None) -> Cell:
+    if ours is None or theirs is None or not _one_kind([ours, theirs]):
+        return EMPTY
+    gain = float(ours.value) - float(theirs.value)
+    return Cell(f"{gain:.2f}", gain)
 
 
 def _printed(row: Published, best: float | None) -> Cell:
     value = float(row.value)
     marks = "◊" if row.statistic == "best" else ""
     return Cell(row.value, value, best=row.method != TEACHER and value == best, marks=marks)
+
+
+def _refusals(rows: Sequence[Published]) -> list[str]:
+    """Which columns have no best number, and why."""
+    contests: dict[tuple[str, str], list[Published]] = {}
+    for row in rows:
+        if row.method != TEACHER:
+            contests.setdefault((row.teacher, row.student), []).append(row)
+    refused = [pair for pair, contest in contests.items() if not _one_kind(contest)]
+    if not refused:
+        return []
+    names = ", ".join(f"{teacher}/{student}" for teacher, student in refused)
+    return [
+        f"no best is marked in {names}: numbers of the last epoch, of the best and of an unknown "
+        "one do not compare, nor do those of unknown epochs from different sources; a gain is "
+        "given only of two that do"
+    ]
 
 
 def _source_notes(rows: Sequence[Published], methods: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from sdkd_plugin.table.published import STUDENT, Published, find_published
 from sdkd_plugin.table.statistics import CONFIDENCE, DRAWN, DRAWN_SEED
 
 FEWEST = 4  # methods of a pair: with three, rho is one of four numbers
+EPOCHS = {"last": "last", "best": "best", "unknown": "last"}  # published: ours beside it
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The methods of one pair that both sides have.
+    """The methods of one pair that both sides have, with published numbers of one kind.
 
     Args:
         rho: Spearman's rank correlation, from -1 to 1; None where one side is all equal.
@@ -44,22 +45,27 @@ class Ranks:
         """The pair's."""
         return self.methods[0].cell.column.label
 
+    @property
+    def statistic(self) -> str:
+        """The epoch of all the published numbers: last | best | unknown."""
+        return self.methods[0].number.statistic
+
 
 def rank_columns(comparison: Comparison, published: Sequence[Published]) -> list[Ranks]:
-    """The ranks of each column that has FEWEST methods in common with the published numbers, by the
-    mean of the last epoch; the student alone is no method.
+    """The ranks of each column among published numbers of one kind, where FEWEST methods have them,
+    by our mean of the same epoch, of the last one where theirs is unknown. The student alone is no
+    method.
     """
     ranked = []
     for index, column in enumerate(comparison.columns):
-        both = []
+        both: dict[tuple[str, str], list[tuple[TableCell, Published]]] = {}
         for cell in comparison.in_column(index):
             if cell is None or not cell.finished or column.teacher is None or cell.row == STUDENT:
                 continue
             number = find_published(published, cell.row, column.teacher, column.student)
             if number is not None:
-                both.append((cell, number))
-        if len(both) >= FEWEST:
-            ranked.append(_rank(both))
+                both.setdefault(number.kind, []).append((cell, number))
+        ranked += [_rank(of_kind) for of_kind in both.values() if len(of_kind) >= FEWEST]
     return ranked
 
 
@@ -109,9 +115,10 @@ def ranks_grid(ranked: Sequence[Ranks], table: str) -> Grid:
                     _rank_cell(each.rank),
                     _rank_cell(each.published_rank),
                     Cell(f"{moved:+g}", moved),
+                    Cell(ranks.statistic),
                 ]
             )
-    head = ["pair", "method", "rank", f"rank in {table}", "places gained"]
+    head = ["pair", "method", "rank", f"rank in {table}", "places gained", "published epoch"]
     title = f"Order of the methods beside the published table {table}"
     return Grid("ranks", title, head, rows, [*map(_sentence, ranked), *_notes(ranked)])
 
@@ -120,7 +127,8 @@ def _rank(both: list[tuple[TableCell, Published]]) -> Ranks:
     from scipy.stats import rankdata
 
     # rounded: equal means must not differ by a last bit
-    ours = np.array([cell.summary("last").mean for cell, _ in both]).round(9)
+    means = [cell.summary(EPOCHS[number.statistic]).mean for cell, number in both]
+    ours = np.array(means).round(9)
     theirs = np.array([float(number.value) for _, number in both])
     methods = [
         Ranked(cell, number, float(rank), float(other))
@@ -138,7 +146,7 @@ def _rank_cell(rank: float) -> Cell:
 
 
 def _sentence(ranks: Ranks) -> str:
-    start = f"{ranks.label}: {len(ranks.methods)} methods, "
+    start = f"{ranks.label}: {len(ranks.methods)} methods ({ranks.statistic} epoch), "
     if ranks.rho is None or ranks.low is None:
         return start + "no rank correlation: all values of one side are equal"
     return start + (
@@ -147,9 +155,12 @@ def _sentence(ranks: Ranks) -> str:
 
 
 def _notes(ranked: Sequence[Ranks]) -> list[str]:
+    kinds = "methods of one pair whose published numbers are of one epoch, or of an unknown one in "
+    kinds += "one source, are compared with each other: best with our best, else with our last"
     if not ranked:
-        return [f"no pair has {FEWEST} methods with a published number"]
+        return [f"no pair has {FEWEST} methods with a published number of one kind", kinds]
     return [
+        f"{kinds}; fewer than {FEWEST} of a kind are left out",
         f"interval: bootstrap, {DRAWN:,} drawings of methods with replacement, seed {DRAWN_SEED}; "
-        "it does not know of the spread over seeds"
+        "it does not know of the spread over seeds",
     ]

@@ -1,9 +1,15 @@
+import csv
+import io
+
 import pytest
 from support.tables import table
 
+from sdkd_plugin.__main__ import main
 from sdkd_plugin.table.details import details_grid
 from sdkd_plugin.table.published import Published
 from sdkd_plugin.table.report import TableOptions, make_report
+
+REFUSED = "no difference to a published number of an unknown epoch, last or best"
 
 
 def test_another_teacher_than_the_published_is_named(make_run, tmp_path):
@@ -50,5 +56,28 @@ def test_a_published_number_is_compared_with_the_same_epoch_of_ours(
     (row,) = grid.rows
     places = [grid.head.index(name) for name in ("published", "difference") if name in grid.head]
     assert [row[place].text + row[place].marks for place in places] == beside
-    refused = "no difference to a published number of an unknown epoch, last or best"
-    assert (refused in grid.notes) == (statistic == "unknown")
+    assert (REFUSED in grid.notes) == (statistic == "unknown")
+
+
+@pytest.mark.parametrize(
+    "published, method, settings, difference",
+    [
+        ("poster", "KD", [], None),  # unknown
+        ("newer", "DIST", [], None),  # unknown
+        ("newer", "KD", ["KD.LOGIT_STANDARD", "True"], "+0.57"),  # best 72.00 against 71.43
+        ("repdistiller", "KD", [], "-0.66"),  # last 70.00 against 70.66
+        ("repdistiller", "DKD", [], "+0.03"),  # best 72.00 against 71.97
+        ("repdistiller", "REVIEWKD", [], None),  # unknown
+    ],
+)
+def test_the_command_prints_no_difference_across_epochs(
+    make_run, tmp_path, capsys, published, method, settings, difference
+):
+    make_run(method, 0, [72.0, 70.0], settings)
+    assert main(["table", str(tmp_path), "--published", published, "--format", "csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["published"]
+    assert row["difference"] == "" or f"{float(row['difference']):+.2f}" == difference
+    assert (row["difference"] == "") == (difference is None)
+    shown = table(tmp_path, published=published)
+    assert (REFUSED in shown) == (difference is None)

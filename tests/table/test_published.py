@@ -122,6 +122,44 @@ def test_numbers_of_different_epochs_are_no_contest():
     assert [row[1].text + row[1].marks for row in rows] == ["70.00◊", "70.00◊", "70.00"]
 
 
+def test_numbers_of_unknown_epochs_compare_within_one_source_only():
+    number = ("a", "b", "70.00", "unknown", None)
+    same = [Published("t", "KD", *number, "one; a"), Published("t", "AT", *number, "one; b")]
+    grid = published_grid(same)
+    assert all(row[1].best for row in grid.rows)
+    assert not any("no best is marked" in note for note in grid.notes)
+
+    grid = published_grid([*same, Published("t", "SP", *number, "another")])
+    assert not any(row[1].best for row in grid.rows)
+    assert any(note.startswith("no best is marked in a/b: numbers of") for note in grid.notes)
+
+
+@pytest.mark.parametrize(
+    "student, gain",
+    [(("unknown", "s"), "2.00"), (("last", "s"), ""), (("unknown", "other"), ""), (None, "")],
+)
+def test_a_gain_is_of_two_numbers_of_one_kind(student, gain):
+    rows = [Published("t", "SDKD", "a", "b", "72.00", "unknown", None, "s")]
+    if student is not None:
+        statistic, source = student
+        rows.append(Published("t", "student", "a", "b", "70.00", statistic, None, source))
+    rows.append(Published("t", "student", "c", "d", "70.00", "last", None, "s"))
+    last = published_grid(rows).rows[-1]
+    assert [cell.text for cell in last] == ["Gain", gain, ""]
+
+
+@pytest.mark.parametrize("name, comparable", [("poster", 5), ("newer", 0)])
+def test_bests_stand_where_all_numbers_of_a_column_are_of_one_kind(name, comparable):
+    grid = published_grid(published_table(name))
+    columns = range(1, len(grid.head))
+    marked = [at for at in columns if any(row[at].best for row in grid.rows)]
+    assert len(marked) == comparable
+    told = [note for note in grid.notes if note.startswith("no best is marked in ")]
+    names = [note.removeprefix("no best is marked in ").split(": ")[0] for note in told]
+    others = [grid.head[at] for at in columns if at not in marked]
+    assert names == ([", ".join(others)] if others else [])
+
+
 def test_every_number_says_where_it_is_from_and_what_it_is():
     for row in load_published():
         assert row.source and row.statistic in ("last", "best", "unknown")

@@ -1,5 +1,6 @@
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from support.tables import table
 
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.table.ranks import bootstrap, spearman
+from sdkd_plugin.table.published import Published
+from sdkd_plugin.table.ranks import bootstrap, rank_columns, spearman
 from sdkd_plugin.table.report import TableOptions, make_report
 
 # the poster's for resnet56/resnet20, from the best: SDKD 72.11, DML 71.48, KD 70.66, FitNet 69.21
@@ -70,8 +72,8 @@ def test_both_orders_of_the_methods(four):
     assert pair.rho == pytest.approx(1 - 6 * (9 + 1 + 1 + 1) / 60)
 
     shown = table(four, ranks="poster")
-    assert "| resnet56/resnet20 | SDKD | 4 | 1 | -3 |" in shown
-    assert "4 methods, Spearman's rho -0.20, 95 % interval " in shown
+    assert "| resnet56/resnet20 | SDKD | 4 | 1 | -3 | unknown |" in shown
+    assert "4 methods (unknown epoch), Spearman's rho -0.20, 95 % interval " in shown
 
 
 def test_equal_means_share_their_rank_though_their_last_bits_differ(four, make_run):
@@ -96,7 +98,27 @@ def test_the_student_alone_is_no_method_and_three_are_too_few(four, make_run):
     for path in (four / "fake").glob("SDKD*"):
         path.rename(four.parent / "elsewhere")
     shown = table(four, ranks="poster")
-    assert "no pair has 4 methods with a published number" in shown
+    assert "no pair has 4 methods with a published number of one kind" in shown
+
+
+def test_numbers_of_one_kind_are_ranked_among_themselves_by_our_same_epoch(make_run, tmp_path):
+    methods = ("KD", "AT", "SP", "CC", "DKD", "PKT", "RKD", "NST")
+    for place, method in enumerate(methods):
+        make_run(method, 0, [80.0 - place, 50.0 + place])  # best falls, last rises
+    kinds = ["best"] * 4 + ["unknown"] * 4
+    rows = [
+        Published("t", method, "resnet56", "resnet20", f"{70 + place}", statistic, None, "a paper")
+        for place, (method, statistic) in enumerate(zip(methods, kinds, strict=True))
+    ]
+    comparison = make_report(TableOptions(folders=(tmp_path,))).comparison
+    best, unknown = rank_columns(comparison, rows)
+    assert (best.statistic, best.rho) == ("best", pytest.approx(-1))
+    assert (unknown.statistic, unknown.rho) == ("unknown", pytest.approx(1))
+    assert {each.number.method for each in best.methods} == {"KD", "AT", "SP", "CC"}
+
+    # four of one kind, but from two sources that do not say which epoch: nothing to compare
+    rows = [replace(row, source=f"paper {at % 2}") for at, row in enumerate(rows[4:])]
+    assert rank_columns(comparison, rows) == []
 
 
 def test_csv_holds_both_ranks_and_rho_where_they_are_asked_for(four):
