@@ -13,8 +13,9 @@ from sdkd_plugin.sweep.arguments import add_sweep, add_together, add_watch
 from sdkd_plugin.table.arguments import add_table
 
 EPILOG = (
-    "DATASET.TYPE: cifar100 | npz | imagefolder | webdataset | parquet | digits | "
-    "torchvision:NAME. All keys: sdkd_plugin/defaults.py; a method's: docs/methods/."
+    "DATASET.TYPE: cifar100 | npz | imagefolder | webdataset | parquet | "
+    "huggingface | digits | torchvision:NAME. All keys: sdkd_plugin/defaults.py; a method's: "
+    "docs/methods/."
 )
 
 

@@ -30,7 +30,8 @@ DEFAULTS: dict[str, Any] = {
         "TAG": "default",
     },
     "DATASET": {
-        # cifar100 | npz | imagefolder | webdataset | parquet | digits | torchvision:NAME
+        # cifar100 | npz | imagefolder | webdataset | parquet | huggingface | digits |
+        # torchvision:NAME
         "TYPE": "cifar100",
         "NUM_WORKERS": 2,  # threads that decode, and that resize for TRANSFORM imagenet
         "TEST": {"BATCH_SIZE": 64},
@@ -48,7 +49,8 @@ DEFAULTS: dict[str, Any] = {
         "IMAGE_SIZE": 0,  # pixels, by area averaging; 0: as stored, of TRANSFORM imagenet 224
         "SUBSET": 1.0,  # fraction of the training images kept, class-balanced
         "VAL_FRACTION": 0.0,  # held out of training and evaluated INSTEAD of the test images
-        # the next three are read by imagefolder, webdataset, parquet and torchvision:NAME
+        # the next three are read by imagefolder, webdataset, parquet, huggingface and
+        # torchvision:NAME
         # folder of the decoded images, which are mapped from there, or with DECODE always of their
         # digests; "": they are in memory, digests are made anew
         "CACHE": "",

@@ -37,14 +37,21 @@ def load_cached(source: Source, reading: Reading, folder: str) -> Split:
     """A split out of the cache, which is built first where it is not there.
 
     Raises:
-        UserError: the disk is too small, the cache is damaged, or an image cannot be decoded.
+        UserError: the disk is too small or cannot be written to, the cache is damaged, or an image
+            cannot be decoded.
     """
     place = Path(folder) / cache_stamp(source, reading)
     if not (place / INDEX).is_file():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(place):
-            if not (place / INDEX).is_file():
-                _build(source, reading, place)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(place):
+                if not (place / INDEX).is_file():
+                    _build(source, reading, place)
+        except OSError as error:
+            raise UserError(
+                f"the cache {place} cannot be built: {error}; make room there, or point "
+                "DATASET.CACHE elsewhere"
+            ) from error
     return _open(source, reading, place)
 
 
@@ -67,6 +74,8 @@ def _alone(place: Path) -> FileLock:
 
 
 def _build(source: Source, reading: Reading, place: Path) -> None:
+    if place.exists():  # what is built is renamed to it whole
+        raise _damaged(place, f"it has no {INDEX}")
     part = place.with_suffix(".part")
     part.mkdir(exist_ok=True)
     tally = _resume(part)
@@ -197,10 +206,7 @@ def _open(source: Source, reading: Reading, place: Path) -> Split:
         if held != wanted:
             raise ValueError(f"{PIXELS} has {held} bytes, not {wanted}")
     except Exception as error:  # damaged bytes make zipfile fail in every way there is
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"the cache {place} is damaged: {reason}; remove this folder, and it is built again"
-        ) from error
+        raise _damaged(place, " ".join(str(error).split())) from error
 
     buffer = np.empty(0, np.uint8)
     if held:
@@ -208,6 +214,10 @@ def _open(source: Source, reading: Reading, place: Path) -> Split:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has no tensors that cannot be written to
         return assemble(source, reading, tally, np.asarray(buffer), mapped=True)
+
+
+def _damaged(place: Path, reason: str) -> UserError:
+    return UserError(f"the cache {place} is damaged: {reason}; remove it, and it is built again")
 
 
 def _require_disk(folder: Path, needed: int, title: str) -> None:

@@ -11,9 +11,13 @@ from PIL import Image
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import require_regular
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+# torchvision's, and .gif
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".webp"),
+    *(".gif", ".ppm", ".pgm", ".tif", ".tiff"),
+)
 # What a file may be, whatever its name ends in: PIL knows formats that run other programs.
-_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF")
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF", "PPM", "TIFF")
 # modes of 8 bits a channel
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # grey of 16 bits, which PIL clips to white
@@ -29,14 +33,15 @@ def read_content(file: Path) -> bytes:
         require_regular(file)
         return file.read_bytes()
     except OSError as error:
-        raise _undecodable(str(file), error) from error
+        raise undecodable(str(file), error) from error
 
 
 def decode(content: bytes, name: str) -> np.ndarray:
-    """[H, W, 3] uint8 of a PNG, JPEG, BMP, WEBP or GIF file.
+    """[H, W, 3] uint8 of a file in one of _FORMATS; of several pictures in one file the first.
 
     Grey becomes three equal channels, palettes and CMYK become RGB, transparency is dropped, and
-    grey of 16 bits is scaled to 8, rounded.
+    grey of 16 bits is scaled to 8, rounded. What EXIF says of turning is ignored, as torchvision's
+    ImageFolder ignores it.
 
     Args:
         name: of the file, for messages.
@@ -50,7 +55,7 @@ def decode(content: bytes, name: str) -> np.ndarray:
                 raise ValueError(f"its {pixels} pixels are taken for a decompression bomb")
             return to_rgb(stored)
     except Exception as error:  # damaged bytes make PIL's decoders fail in every way there is
-        raise _undecodable(name, error) from error
+        raise undecodable(name, error) from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -71,7 +76,8 @@ def _shallow(deep: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _undecodable(name: str, error: Exception) -> UserError:
+def undecodable(name: str, error: Exception) -> UserError:
+    """What is said of an image whose file cannot be read or decoded."""
     said = re.sub(r" <_io\..*?>", "", str(error))  # where it lay in memory
     reason = " ".join(said.split()) or type(error).__name__
     return UserError(f"image {name!r} cannot be decoded: {reason}; repair or remove the file")

@@ -2,7 +2,6 @@
 Tiny-ImageNet as it is published.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,8 @@ from pathlib import Path
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.dataset import Dataset
-from sdkd_plugin.data.decode import SUFFIXES, decode, read_content
-from sdkd_plugin.data.pictures import DIGEST, Picture
-from sdkd_plugin.data.source import Source
+from sdkd_plugin.data.decode import SUFFIXES, read_content
+from sdkd_plugin.data.source import EncodedSource, file_stamps
 from sdkd_plugin.data.splits import load_both
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import read_text
@@ -21,10 +19,10 @@ from sdkd_plugin.registry import DATASETS
 
 _EXPECTED = "DATASET.ROOT must hold train/<class>/<images> and test/ or val/<class>/<images>"
 _ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's: file name, class and a box per line
-_INNER = "images"  # where Tiny-ImageNet's images lie in their class's folder
+_INNER = "images"  # beside them, where the images lie that it tells of
 
 
-class FileSource(Source):
+class FileSource(EncodedSource):
     """Image files.
 
     Args:
@@ -41,20 +39,17 @@ class FileSource(Source):
     def stamp(self) -> str:
         return "\n".join(file_stamps(self.files))
 
-    def read(self, number: int) -> Picture:
-        content = read_content(self.files[number])
-        return Picture(decode(content, self.name(number)), content_digest(content))
-
-    def digest(self, number: int) -> bytes:
-        return content_digest(read_content(self.files[number]))
+    def content(self, number: int) -> bytes:
+        return read_content(self.files[number])
 
 
 @DATASETS.register("imagefolder")
 def imagefolder(cfg: CN) -> Dataset:
     """Decodes every image of DATASET.ROOT once, unless DATASET.DECODE is always.
 
-    Classes are the folders' names, sorted; images are ordered by class, then file name. Names that
-    start with a dot and files that end in none of SUFFIXES are passed over. The evaluated images
+    Classes are the folders' names, sorted; images are ordered by class, then path. Folders inside a
+    class's belong to it, links to folders do not; names that start with a dot and files that end in
+    none of SUFFIXES are passed over. The evaluated images
     are those of test/, or where it has no folders of the classes those of val/, for which
     Tiny-ImageNet has a file instead. With DATASET.IMAGE_SIZE each image is shrunk to a square as it
     is read; without, all must have one size, but for DATASET.TRANSFORM imagenet. `decode` says what
@@ -95,7 +90,10 @@ def _evaluated(root: Path, classes: list[str]) -> Path:
 def _class_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
-    entries = [entry for entry in folder.iterdir() if entry.is_dir()]
+    try:
+        entries = [entry for entry in folder.iterdir() if entry.is_dir()]
+    except OSError as error:
+        raise _unreadable(error) from error
     return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
@@ -114,7 +112,7 @@ def _folders(folder: Path) -> tuple[list[str], FileSource]:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = _images(folder) or _images(folder / _INNER)
+    files = [Path(file) for file in sorted(_images(folder))]
     if not files:
         raise UserError(
             f"class folder {str(folder)!r} has no images; "
@@ -123,19 +121,28 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    names = [entry.name for entry in os.scandir(folder)]
-    images = [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
-    return [folder / name for name in sorted(images) if not name.startswith(".")]
+def _images(folder: Path) -> Iterator[str]:
+    """The image files in a folder and in those inside it."""
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error) from error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                yield os.path.join(place, name)
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(f"folder {error.filename!r} cannot be read: {error.strerror}")
 
 
 def _annotated(annotations: Path, classes: list[str]) -> FileSource:
     """Tiny-ImageNet's val/: files in one folder, whose classes a file tells."""
     labels = {name: label for label, name in enumerate(classes)}
     found: list[tuple[int, Path]] = []
-    for number, line in enumerate(read_text(annotations).splitlines(), start=1):
+    for number, line in enumerate(_text(annotations).splitlines(), start=1):
         name, _, rest = line.partition("\t")
         label = rest.partition("\t")[0]
         if label not in labels or not name or Path(name).name != name:
@@ -151,6 +158,13 @@ def _annotated(annotations: Path, classes: list[str]) -> FileSource:
     return FileSource("val", [file for _, file in found], [label for label, _ in found])
 
 
+def _text(annotations: Path) -> str:
+    try:
+        return read_text(annotations)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{annotations} is no UTF-8: {error}") from error
+
+
 def _require_equal(classes: list[str], tested: list[str], train: Path, test: Path) -> None:
     if classes != tested:
         raise UserError(
@@ -161,22 +175,3 @@ def _require_equal(classes: list[str], tested: list[str], train: Path, test: Pat
 
 def _listed(names: list[str], others: list[str]) -> str:
     return ", ".join(sorted(set(names) - set(others))) or "none"
-
-
-def content_digest(content: bytes) -> bytes:
-    """DIGEST bytes of a file's content."""
-    return hashlib.sha256(content).digest()[:DIGEST]
-
-
-def file_stamps(files: list[Path]) -> Iterator[str]:
-    """Each file by its name below what all share, so that the folder may move, its size and time of
-    change.
-    """
-    names = [str(file) for file in files]
-    shared = len(os.path.commonprefix([min(names), max(names)]))
-    for name in names:
-        try:
-            state = os.stat(name)
-        except OSError as error:
-            raise UserError(f"image {name!r} cannot be read: {error.strerror}") from error
-        yield f"{name[shared:]} {state.st_size} {state.st_mtime_ns}"

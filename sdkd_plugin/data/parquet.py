@@ -14,10 +14,8 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.dataset import Dataset
-from sdkd_plugin.data.decode import decode
-from sdkd_plugin.data.imagefolder import content_digest, file_stamps
-from sdkd_plugin.data.pictures import Picture
-from sdkd_plugin.data.source import Source
+from sdkd_plugin.data.decode import undecodable
+from sdkd_plugin.data.source import EncodedSource, file_stamps
 from sdkd_plugin.data.splits import load_both
 from sdkd_plugin.defaults import MOST_CLASSES
 from sdkd_plugin.errors import UserError, shown
@@ -29,8 +27,10 @@ _EXPECTED = (
     "DATASET.ROOT must hold train*.parquet and test*, validation* or val*.parquet, or data/ with "
     "train-*.parquet and so on, whose columns are image or img and label or fine_label"
 )
-_IMAGE = ("image", "img")
-_LABEL = ("label", "fine_label")
+# what Hugging Face's data sets call columns, and splits beside train
+IMAGE = ("image", "img")
+LABEL = ("label", "fine_label")
+EVALUATED = ("test", "validation", "val")
 _HELD = 2  # row groups of a split that stay in memory: threads that decode cross from one to one
 
 
@@ -67,7 +67,7 @@ class Shard:
     names: list[str]
 
 
-class ParquetSource(Source):
+class ParquetSource(EncodedSource):
     """Images that are read out of parquet files, a row group at a time."""
 
     def __init__(self, title: str, shards: list[Shard]):
@@ -84,24 +84,17 @@ class ParquetSource(Source):
     def stamp(self) -> str:
         return "\n".join(file_stamps(sorted({group.file for group in self.groups})))
 
-    def read(self, number: int) -> Picture:
-        content = self._content(number)
-        return Picture(decode(content, self.name(number)), content_digest(content))
-
-    def digest(self, number: int) -> bytes:
-        return content_digest(self._content(number))
-
     def _place(self, number: int) -> tuple[Group, int]:
         at = bisect_right(self.starts, number) - 1
         return self.groups[at], number - self.starts[at]
 
-    def _content(self, number: int) -> bytes:
+    def content(self, number: int) -> bytes:
         group, offset = self._place(number)
         with self._lock:
             images = self._images(group)
         content = images[offset].as_py()
         if content is None:
-            raise UserError(f"image {self.name(number)!r} cannot be decoded: it has no bytes")
+            raise undecodable(self.name(number), ValueError("it has no bytes"))
         return content
 
 
@@ -123,7 +116,7 @@ def parquet(cfg: CN) -> Dataset:
     """
     root = Path(cfg.DATASET.ROOT)
     trained = _shards(_files(root, "train"))
-    tested = _shards(_files(root, "test", "validation", "val"))
+    tested = _shards(_files(root, *EVALUATED))
     train, test = ParquetSource("train", trained), ParquetSource("test", tested)
     names = _common_names([*trained, *tested], root)
     origin = "the files' names of classes"
@@ -183,9 +176,9 @@ def _shard(file: Path) -> Shard:
     """What a file says, but for its images."""
     with _opened(file) as stored:
         schema = stored.schema_arrow
-        image = _column(file, schema, _IMAGE, _holds_images, "bytes, or a struct with bytes")
+        image = _column(file, schema, IMAGE, _holds_images, "bytes, or a struct with bytes")
         whole = _arrow().types.is_integer
-        label = _column(file, schema, _LABEL, whole, "whole numbers")
+        label = _column(file, schema, LABEL, whole, "whole numbers")
         targets = stored.read(columns=[label]).column(0).to_pylist()
         rows = [stored.metadata.row_group(n).num_rows for n in range(stored.num_row_groups)]
 

@@ -1,12 +1,14 @@
 """What a kind of data gives: the images of a split, as they are stored."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from sdkd_plugin.data.decode import decode
 from sdkd_plugin.data.pictures import DIGEST, Picture
 from sdkd_plugin.errors import UserError
 
@@ -55,8 +57,42 @@ class Source(ABC):
             )
 
 
+class EncodedSource(Source):
+    """Images that are stored as the contents of image files, wherever these lie."""
+
+    @abstractmethod
+    def content(self, number: int) -> bytes:
+        """The bytes of one image's file. Raises UserError where there are none."""
+
+    def read(self, number: int) -> Picture:
+        content = self.content(number)
+        return Picture(decode(content, self.name(number)), content_digest(content))
+
+    def digest(self, number: int) -> bytes:
+        return content_digest(self.content(number))
+
+
+def content_digest(content: bytes) -> bytes:
+    """DIGEST bytes of a file's content."""
+    return hashlib.sha256(content).digest()[:DIGEST]
+
+
 def pixel_digest(pixels: np.ndarray) -> bytes:
     """DIGEST bytes of what an image looks like: its size and every pixel."""
     content = hashlib.sha256(str(pixels.shape).encode())
     content.update(np.ascontiguousarray(pixels).data)
     return content.digest()[:DIGEST]
+
+
+def file_stamps(files: list[Path]) -> Iterator[str]:
+    """Each file by its name below what all share, so that the folder may move, its size and time of
+    change.
+    """
+    names = [str(file) for file in files]
+    shared = len(os.path.commonprefix([min(names), max(names)]))
+    for name in names:
+        try:
+            state = os.stat(name)
+        except OSError as error:
+            raise UserError(f"image {name!r} cannot be read: {error.strerror}") from error
+        yield f"{name[shared:]} {state.st_size} {state.st_mtime_ns}"

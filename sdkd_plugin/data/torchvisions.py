@@ -19,12 +19,11 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.cifar100 import MEAN, STD, is_cifar100
 from sdkd_plugin.data.dataset import Dataset
-from sdkd_plugin.data.decode import to_rgb
-from sdkd_plugin.data.imagefolder import file_stamps
+from sdkd_plugin.data.decode import to_rgb, undecodable
 from sdkd_plugin.data.images import Images
 from sdkd_plugin.data.pictures import Picture
 from sdkd_plugin.data.reading import Split
-from sdkd_plugin.data.source import Source, pixel_digest
+from sdkd_plugin.data.source import Source, file_stamps, pixel_digest
 from sdkd_plugin.data.splits import load_split, training_constants
 from sdkd_plugin.data.statistics import count_levels
 from sdkd_plugin.errors import UserError, unknown
@@ -108,11 +107,7 @@ class TorchvisionSource(Source):
             image, _ = self.images[number]
             pixels = to_rgb(image)
         except Exception as error:  # damaged bytes make decoders fail in every way there is
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"image {self.name(number)!r} cannot be decoded: {reason}; repair or remove the "
-                "file"
-            ) from error
+            raise undecodable(self.name(number), error) from error
         return Picture(pixels, pixel_digest(pixels))
 
 

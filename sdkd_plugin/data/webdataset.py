@@ -9,10 +9,8 @@ from pathlib import Path
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.dataset import Dataset
-from sdkd_plugin.data.decode import SUFFIXES, decode
-from sdkd_plugin.data.imagefolder import content_digest, file_stamps
-from sdkd_plugin.data.pictures import Picture
-from sdkd_plugin.data.source import Source
+from sdkd_plugin.data.decode import SUFFIXES, undecodable
+from sdkd_plugin.data.source import EncodedSource, file_stamps
 from sdkd_plugin.data.splits import load_both
 from sdkd_plugin.defaults import MOST_CLASSES
 from sdkd_plugin.errors import UserError
@@ -44,7 +42,7 @@ class Sample:
     target: int = -1
 
 
-class TarSource(Source):
+class TarSource(EncodedSource):
     """Images that are read out of tar files where they lie, in any order."""
 
     def __init__(self, title: str, samples: list[Sample]):
@@ -58,18 +56,14 @@ class TarSource(Source):
     def stamp(self) -> str:
         return "\n".join(file_stamps(sorted({sample.tar for sample in self.samples})))
 
-    def read(self, number: int) -> Picture:
-        content = self._content(number)
-        return Picture(decode(content, self.name(number)), content_digest(content))
-
-    def digest(self, number: int) -> bytes:
-        return content_digest(self._content(number))
-
-    def _content(self, number: int) -> bytes:
+    def content(self, number: int) -> bytes:
         sample = self.samples[number]
-        with open(sample.tar, "rb") as file:
-            file.seek(sample.start)
-            return file.read(sample.size)
+        try:
+            with open(sample.tar, "rb") as file:
+                file.seek(sample.start)
+                return file.read(sample.size)
+        except OSError as error:
+            raise undecodable(self.name(number), error) from error
 
 
 @DATASETS.register("webdataset")

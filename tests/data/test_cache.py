@@ -12,7 +12,7 @@ from filelock import FileLock
 from PIL import Image
 from support.folders import noise, write_mixed
 
-from sdkd_plugin.data import cache, decode, imagefolder
+from sdkd_plugin.data import cache, decode, source
 from sdkd_plugin.data.batches import EvalBatches, TrainBatches
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.errors import UserError
@@ -57,7 +57,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return decode.decode(content, name)
 
-    monkeypatch.setattr(imagefolder, "decode", counted)
+    monkeypatch.setattr(source, "decode", counted)
     return names
 
 
@@ -156,7 +156,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
         seen.append(name)
         return decode.decode(content, name)
 
-    monkeypatch.setattr(imagefolder, "decode", interrupted)
+    monkeypatch.setattr(source, "decode", interrupted)
 
 
 @pytest.mark.parametrize("after", [0, 3, 4, 11, 19])
@@ -184,7 +184,7 @@ def test_an_interrupted_build_goes_on_where_it_was(
 
     names: list[str] = []
     monkeypatch.setattr(
-        imagefolder, "decode", lambda c, name: names.append(name) or decode.decode(c, name)
+        source, "decode", lambda c, name: names.append(name) or decode.decode(c, name)
     )
     assert same(load("DATASET.NUM_WORKERS", 0), expected)
     assert len(names) == COUNT - kept + 4
@@ -225,7 +225,7 @@ def test_a_builder_waits_for_the_other(
     assert "is being built by another process; waiting for it" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", ["short", "long", "index", "list"])
+@pytest.mark.parametrize("damage", ["short", "long", "index", "list", "no index"])
 def test_a_damaged_cache_is_one_line(load: Callable, folder: Path, damage: str) -> None:
     load()
     for pixels in folder.glob("*/pixels"):
@@ -236,12 +236,41 @@ def test_a_damaged_cache_is_one_line(load: Callable, folder: Path, damage: str) 
             pixels.write_bytes(pixels.read_bytes() + b"x")
         elif damage == "index":
             index.write_text("{")
+        elif damage == "no index":
+            index.unlink()
         else:
             told = dict(np.load(index))
             np.savez(index, **{**told, "sizes": told["sizes"][:-1]})
-    with pytest.raises(UserError, match="the cache .* is damaged: .*; remove this folder") as told:
+    with pytest.raises(UserError, match="the cache .* is damaged: .*; remove it, and") as told:
         load()
     assert "\n" not in str(told.value)
+
+
+def test_a_cache_without_its_index_is_told_before_anything_is_decoded(
+    load: Callable, folder: Path, decoded: list[str]
+) -> None:
+    load()
+    decoded.clear()
+    for index in folder.glob("*/index.npz"):
+        index.unlink()
+    with pytest.raises(UserError, match="is damaged: it has no index.npz; remove it"):
+        load()
+    assert not decoded
+
+
+@pytest.mark.parametrize("taken", ["cache", "part"])
+def test_a_cache_that_cannot_be_written_is_one_line(
+    load: Callable, folder: Path, taken: str
+) -> None:
+    if taken == "cache":
+        folder.write_text("a file")
+    else:
+        load()
+        shutil.rmtree(next(folder.glob("*/pixels")).parent)
+        for lock in folder.glob("*.lock"):
+            lock.with_suffix(".part").write_text("a file")
+    with pytest.raises(UserError, match="the cache .* cannot be built: .*File exists.*; make room"):
+        load()
 
 
 def test_a_disk_that_is_too_small_is_told_before(

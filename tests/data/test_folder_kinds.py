@@ -83,6 +83,13 @@ def test_a_wrong_annotation_is_named(
         load()
 
 
+def test_annotations_that_are_no_text(load: Callable, tmp_path: Path) -> None:
+    write_tiny_imagenet(tmp_path, classes=2, train=1, val=1, size=8)
+    (tmp_path / "val" / "val_annotations.txt").write_bytes(b"val_0.JPEG\tn\xff")
+    with pytest.raises(UserError, match="val_annotations.txt is no UTF-8: .* 0xff in position 12"):
+        load()
+
+
 def test_no_annotations_at_all(load: Callable, tmp_path: Path) -> None:
     write_tiny_imagenet(tmp_path, classes=2, train=1, val=1, size=8)
     (tmp_path / "val" / "val_annotations.txt").write_text("")
@@ -184,7 +191,7 @@ def test_constants_that_are_given_spare_the_measuring(
     def read(*arguments: object) -> None:
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr("sdkd_plugin.data.imagefolder.decode", read)
+    monkeypatch.setattr("sdkd_plugin.data.source.decode", read)
     data = load(*RESIZED, "DATASET.DECODE", "always", *given)
     assert data.mean == (0.485, 0.456, 0.406) and len(data.fingerprint) == 16
 

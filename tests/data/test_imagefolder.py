@@ -1,6 +1,6 @@
 """Folders of image files: order, sizes, and every way they can be wrong."""
 
-import io
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from sdkd_plugin.data import dataset
 from sdkd_plugin.data.dataset import Dataset, load_dataset
@@ -63,6 +64,21 @@ def test_classes_and_files_are_sorted(root: Path, load: Callable, workers: int) 
         assert np.array_equal(images.numpy(), expected)
 
 
+def test_folders_inside_a_class_belong_to_it_as_torchvision_has_it(
+    root: Path, load: Callable
+) -> None:
+    for seed, name in enumerate(("0.png/x.jpg/7.png", "deep/.hidden/8.png", "deep/9.png"), start=5):
+        save(root / "train" / "ant" / name, seed)
+    (root / "train" / "ant" / "empty.png").mkdir()
+    data = load()
+    theirs = ImageFolder(str(root / "train"))
+    visible = [path for path, _ in theirs.samples if ".hidden" not in path]
+    pixels = [np.asarray(Image.open(path)) for path in visible]
+    order = np.argsort([str(Path(path).relative_to(root)) for path in visible], kind="stable")
+    assert len(data.train) == len(visible) == 5 and data.classes == theirs.classes
+    assert np.array_equal(data.train.images.numpy(), [pixels[number] for number in order])
+
+
 def test_jpeg_grey_palette_and_transparency(root: Path, load: Callable) -> None:
     save(root / "train" / "ant" / "1.jpeg", 5)
     grey = Image.fromarray(np.arange(36, dtype=np.uint8).reshape(6, 6))
@@ -114,33 +130,19 @@ def test_equal_but_not_square_images(root: Path, load: Callable) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("damage", ["cut", "text", "empty", "folder"])
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
 def test_a_broken_image_is_named(root: Path, load: Callable, damage: str, workers: int) -> None:
     path = root / "train" / "bee" / "2.png"
     content = path.read_bytes()
-    path.unlink()
-    if damage == "folder":
-        path.mkdir()
-    else:
-        path.write_bytes(
-            {"cut": content[: len(content) // 2], "text": b"no image", "empty": b""}[damage]
-        )
+    path.write_bytes(
+        {"cut": content[: len(content) // 2], "text": b"no image", "empty": b""}[damage]
+    )
     with pytest.raises(
         UserError,
         match=r"image '.*train/bee/2.png' cannot be decoded: .*; repair or remove the file",
     ) as caught:
         load("DATASET.NUM_WORKERS", workers)
     assert "\n" not in str(caught.value)
-
-
-def test_deep_images_are_scaled_rather_than_clipped(root: Path, load: Callable) -> None:
-    deep = np.full((6, 6), 65535, np.uint16)
-    # 257 levels of 16 bits are one of 8, rounded
-    deep[0] = [0, 128, 129, 257 * 7, 257 * 7 + 128, 257 * 7 + 129]
-    Image.fromarray(deep).save(root / "test" / "ant" / "b.png")
-    image = load().test.images[0]
-    assert image[0, :, 0].tolist() == [0, 0, 1, 7, 7, 8] and (image[1:] == 255).all()
-    assert image[..., 1].equal(image[..., 0]) and image[..., 2].equal(image[..., 0])
 
 
 @pytest.mark.parametrize("keep", [None, "notes.txt", ".hidden.png"])
@@ -179,17 +181,39 @@ def test_missing_split(root: Path, load: Callable, split: str) -> None:
         load()
 
 
+@pytest.mark.parametrize("place", ["train", "train/bee"])
+def test_a_folder_that_may_not_be_looked_into(
+    root: Path, load: Callable, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    listed, scanned = os.listdir, os.scandir
+
+    def refuse(kept: Callable) -> Callable:
+        def look(path: object = ".") -> object:
+            if Path(str(path)) == root / place:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return kept(path)
+
+        return look
+
+    monkeypatch.setattr(os, "listdir", refuse(listed))
+    monkeypatch.setattr(os, "scandir", refuse(scanned))
+    with pytest.raises(UserError, match=f"folder '.*{place}' cannot be read: Permission denied"):
+        load()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_file_where_a_folder_is_wanted(root: Path, load: Callable, split: str) -> None:
+    shutil.rmtree(root / split)
+    (root / split).write_bytes(b"no folder")
+    with pytest.raises(UserError, match=f"folder '.*{split}' is missing; DATASET.ROOT must hold"):
+        load()
+
+
 def test_one_class(root: Path, load: Callable) -> None:
     shutil.rmtree(root / "train" / "ant")
     shutil.rmtree(root / "test" / "ant")
     with pytest.raises(UserError, match="'imagefolder' has 1 class; at least 2"):
         load()
-
-
-def encoded(kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (6, 6)).save(file, kind, **options)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("name", ["1.png", "3.png"])  # the first is looked at before the others
@@ -201,22 +225,6 @@ def test_a_pipe_is_refused(root: Path, load: Callable, name: str) -> None:
         load()
 
 
-def test_a_program_for_another_interpreter_is_not_run(root: Path, load: Callable) -> None:
-    """PIL hands PostScript to Ghostscript, whatever the file is called."""
-    (root / "train" / "bee" / "1.png").write_bytes(encoded("EPS"))
-    with pytest.raises(UserError, match="bee/1.png' cannot be decoded: cannot identify image"):
-        load()
-
-
-def test_an_image_that_is_a_bomb_is_refused(
-    root: Path, load: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save(root / "train" / "bee" / "3.png", 7, size=(9, 12))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 108 are warned of, 201 refused
-    with pytest.raises(UserError, match="bee/3.png' cannot be decoded: .* decompression bomb"):
-        load("DATASET.IMAGE_SIZE", 3)
-
-
 def test_more_images_than_the_memory_holds_are_not_decoded(
     root: Path, load: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,17 +232,3 @@ def test_more_images_than_the_memory_holds_are_not_decoded(
     monkeypatch.setattr(dataset.psutil, "virtual_memory", lambda: memory)
     with pytest.raises(UserError, match="train' decoded needs 0.0 GiB of memory, 0.0 GiB are left"):
         load()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "GIF"])
-def test_a_damaged_image_is_refused_or_read(root: Path, load: Callable, kind: str) -> None:
-    content, draw = encoded(kind), np.random.default_rng(0)
-    for _ in range(50):
-        damaged = bytearray(content)
-        for _ in range(draw.integers(1, 9)):
-            damaged[draw.integers(len(damaged))] = draw.integers(256)
-        (root / "train" / "bee" / "1.png").write_bytes(damaged)
-        try:
-            load("DATASET.NUM_WORKERS", 0)
-        except UserError as error:
-            assert "\n" not in str(error)
