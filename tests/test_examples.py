@@ -1,4 +1,4 @@
-"""examples/outside: a method and a model that no file of the package knows, as its README says."""
+"""examples/outside: what no file of the package knows, as its README says."""
 
 import importlib
 import inspect
@@ -43,11 +43,11 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def documented(command: str) -> list[str]:
-    """The arguments of the README's first `python -m sdkd_plugin <command>`."""
+def documented(command: str, number: int = 0) -> list[str]:
+    """The arguments of the README's first `python -m sdkd_plugin <command>`, or of a later one."""
     text = (OUTSIDE / "README.md").read_text().replace("\\\n", " ")
-    (line, *_) = re.findall(rf"^    python -m sdkd_plugin ({command} .*)", text, re.MULTILINE)
-    return shlex.split(line)
+    lines = re.findall(rf"^    python -m sdkd_plugin ({command} .*)", text, re.MULTILINE)
+    return shlex.split(lines[number])
 
 
 def result(folder: Path, student: str) -> dict:
@@ -63,6 +63,22 @@ def test_the_documented_run_trains(clone, open_doors):
     described = run["environment"]["plugins"]
     assert [plugin["module"] for plugin in described] == ["logit_mse", "plainnet"]
     assert run["config"]["LOGITMSE"] == {"CE_WEIGHT": 0.1, "MSE_WEIGHT": 0.9}
+
+
+def test_the_documented_data_set_is_looked_at_and_learnt(clone, open_doors, capsys):
+    assert main(documented("data")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "data set stripes: 4 classes"
+    assert "train: images per class: min 100 (flat), median 100, max 100 (flat)" in lines
+    assert "duplicates between train and test: none" in lines and Path("stripes.png").is_file()
+
+    assert main(documented("train", 2)) == 0
+    run = result(clone, "plain8")
+    assert (run["method"], run["train_images"], run["config"]["DATASET"]["TYPE"]) == (
+        "NONE",
+        400,
+        "stripes",
+    )
 
 
 def test_the_documented_sweep_has_all_three_methods(clone, open_doors, capsys):
@@ -186,4 +202,5 @@ def test_a_distribution_of_its_own_needs_no_import(wheel, tmp_path):
     described = [
         (p["module"], p["distribution"], p["version"]) for p in run["environment"]["plugins"]
     ]
-    assert described == [("logit_mse", "outside", "1.0"), ("plainnet", "outside", "1.0")]
+    names = ("logit_mse", "plainnet", "stripes")
+    assert described == [(name, "outside", "1.0") for name in names]
