@@ -12,13 +12,18 @@ from sdkd_plugin.models import build_model
 from sdkd_plugin.runs.environment import describe_environment
 
 
-def command_line(doc: str | None, rounds: int, steps: int) -> argparse.ArgumentParser:
-    """A parser that says what its module's docstring says; rounds and steps have these defaults."""
+def command_line(doc: str | None, rounds: int, steps: int | None = None) -> argparse.ArgumentParser:
+    """A parser that says what its module's docstring says; rounds and steps have these defaults.
+
+    Args:
+        steps: None: there is no such option.
+    """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--steps", type=int, default=steps)
+    if steps is not None:
+        parser.add_argument("--steps", type=int, default=steps)
     return parser
 
 

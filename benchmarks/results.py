@@ -30,6 +30,7 @@ PARTS = {
     "lockstep": ("In lockstep", ("data", "teacher")),
     "teacher": ("The frozen teacher in other backends", ("data", "teacher")),
     "scaling": ("How cost grows", ()),
+    "decoding": ("Images on their way", ("data",)),
 }
 
 
