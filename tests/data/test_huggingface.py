@@ -93,11 +93,7 @@ def test_a_folder_of_files_is_what_imagefolder_makes_of_it(load: Callable, root:
     pytest.importorskip("datasets", reason="needs the extra huggingface")
     write_files(root)
     found, expected = load(), load(kind="imagefolder")
-    assert (found.classes, found.mean, found.std) == (
-        expected.classes,
-        expected.mean,
-        expected.std,
-    )
+    assert (found.classes, found.mean) == (expected.classes, expected.mean)
     assert found.fingerprint == expected.fingerprint
 
 
@@ -113,19 +109,12 @@ def test_a_folder_of_parquet_is_what_parquet_makes_of_it(
     assert found.fingerprint == expected.fingerprint
 
 
-@pytest.mark.parametrize("name", ["validation", "val"])
-def test_test_goes_before_other_evaluated_images(
-    load: Callable, make: Callable, save: Callable, name: str
+@pytest.mark.parametrize("names", [("test", "validation"), ("validation", "val"), ("val",)])
+def test_the_first_of_several_evaluated_splits_is_taken(
+    load: Callable, make: Callable, save: Callable, names: tuple[str, ...]
 ) -> None:
-    save(train=make(TRAIN), test=make(TEST), **{name: make({9: 0})})
-    require_seven(load())
-
-
-@pytest.mark.parametrize("name", ["validation", "val"])
-def test_other_names_of_the_evaluated_split(
-    load: Callable, make: Callable, save: Callable, name: str
-) -> None:
-    save(train=make(TRAIN), **{name: make(TEST)})
+    others = {name: make({9: 0}) for name in names[1:]}
+    save(**others, train=make(TRAIN), **{names[0]: make(TEST)})
     require_seven(load())
 
 
@@ -262,11 +251,10 @@ def test_what_datasets_cannot_read_is_one_line(
     load: Callable, make: Callable, save: Callable, root: Path, damage: str
 ) -> None:
     message = "images' cannot be read by datasets: .*; DATASET.ROOT must be a folder that"
-    if damage == "no folder":
+    if damage in ("no folder", "file"):
         message = "folder '.*images' is missing; DATASET.ROOT must be"
-    elif damage == "file":
-        message = "folder '.*images' is missing; DATASET.ROOT must be"
-        root.write_bytes(png(0))
+        if damage == "file":
+            root.write_bytes(png(0))
     elif damage in ("empty", "text"):
         root.mkdir()
         if damage == "text":
