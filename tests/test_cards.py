@@ -55,6 +55,21 @@ def test_the_card_lists_every_setting_with_its_default_and_what_it_may_hold(entr
         assert allowed == str(entry.info["allowed"][key]), key
 
 
+def test_each_numbered_difference_stands_at_its_line_in_the_code():
+    compared = 0
+    for path in [*CARDS.glob("*.md"), CARDS.parent / "dot.md"]:
+        text = path.read_text()
+        file = re.search(r"`# DIFF n` in\s+`([^`]+)`", text)
+        if file is None:
+            continue
+        listed = text[text.index("**Differences") :].split("\n**")[0]
+        code = (CARDS.parents[1] / file[1]).read_text()
+        marks = ",".join(re.findall(r"DIFF ([\d, ]+)", code))
+        assert set(re.findall(r"^(\d+)\. ", listed, re.M)) == set(re.findall(r"\d+", marks)), path
+        compared += 1
+    assert compared > 30
+
+
 @every_method
 def test_the_card_uses_no_first_name_of_a_key(entry):
     text = "\n".join(card(entry))

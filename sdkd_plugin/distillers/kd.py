@@ -57,7 +57,7 @@ def kd_loss(logits_student: Tensor, logits_teacher: Tensor, tau: float) -> Tenso
 
 
 def check_logits(logits_student: Tensor, logits_teacher: Tensor, tau: float) -> None:
-    """Raises UserError unless tau is above 0 and both logits have one shape [N, K]."""
+    """Raises UserError unless tau is above 0 and both logits have one shape [..., K]."""
     if not tau > 0:
         raise UserError(
             f"the temperature tau is {tau}; allowed: above 0; set it in the method's config node"

@@ -114,7 +114,7 @@ def mlld_terms(
 
     every = [*taus, *taus_weak]
     weak_kl, strong_kl = (lskd.kl_logits(standard, *pair) for pair in (weak, strong))
-    kl = {tau: kd_loss(*weak_kl, tau) for tau in every}
+    kl = {tau: kd_loss(*weak_kl, tau) for tau in every}  # DIFF 3: in log space
     instance = images * torch.stack([kl[tau] for tau in every]).sum()  # DIFF 1: their share
     whole = [kd_loss(*strong_kl, tau) for tau in taus] + [kl[tau] for tau in taus_weak]
     instance = instance + torch.stack(whole).sum()
@@ -133,7 +133,7 @@ class MLLD(Distiller):
     """
 
     needs_whole_batch = True
-    views = 2
+    views = 2  # DIFF 2: the second by torchvision's RandAugment
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CfgNode):
         super().__init__(student, teacher)

@@ -12,7 +12,7 @@ from sdkd_plugin.allowed import Above, AtLeast
 from sdkd_plugin.distillers import lskd
 from sdkd_plugin.distillers.base import Distiller, Step, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import check_target, split_target, warmup_factor
-from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.kd import check_logits, kd_loss
 from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.registry import METHODS
 
@@ -59,9 +59,10 @@ def rld_terms(
         SCD and MCD, scalars, at least 0; summed over classes, averaged over the batch.
     Raises:
         UserError: fewer than three classes (MCD would be 0 for all inputs), a target that is no
-            class number, or a temperature that is not above 0.
+            class number, a temperature that is not above 0, or the two shapes differ.
     Source: arXiv 2408.07703; the authors' code (RLD d54578f) for what ties with the label.
     """
+    check_logits(logits_student, logits_teacher, tau)
     check_target(target, logits_student.shape, "RLD")  # DIFF 2
 
     # DIFF 1: all in log space, where theirs takes the logarithm of a probability

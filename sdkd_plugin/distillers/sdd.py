@@ -20,6 +20,7 @@ from sdkd_plugin.distillers.base import (
     full_precision,
 )
 from sdkd_plugin.distillers.dkd import check_target, split_target, warmup_factor
+from sdkd_plugin.distillers.kd import check_logits
 from sdkd_plugin.distillers.lskd import kl_logits
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
@@ -113,7 +114,10 @@ def kd_rows(logits_student: Tensor, logits_teacher: Tensor, tau: float) -> Tenso
         tau: temperature, above 0.
     Returns:
         [...], at least 0, float32 or wider; summed over classes.
+    Raises:
+        UserError: tau is not above 0, or the two shapes differ.
     """
+    check_logits(logits_student, logits_teacher, tau)
     log_student = F.log_softmax(at_least_float32(logits_student) / tau, dim=-1)
     log_teacher = F.log_softmax(at_least_float32(logits_teacher) / tau, dim=-1)
     return tau**2 * F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
@@ -131,8 +135,10 @@ def dkd_rows(
     Returns:
         [N, R], at least 0.
     Raises:
-        UserError: fewer than three classes, or a target that is no class number.
+        UserError: fewer than three classes, a target that is no class number, a temperature that is
+            not above 0, or the two shapes differ.
     """
+    check_logits(logits_student, logits_teacher, weights.TAU)
     n, r, k = logits_student.shape
     check_target(target, torch.Size((n, k)), "SDD")  # DIFF 3
     of_region = target.repeat_interleave(r)  # [N * R]

@@ -16,6 +16,7 @@ from support.loop import BATCH, NUM_CLASSES, batch, build, make_loop, same, snap
 
 from sdkd_plugin import distillers
 from sdkd_plugin.distillers.base import Distiller
+from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
 REPO = Path(__file__).resolve().parents[2]
@@ -93,6 +94,30 @@ def test_losses_are_finite_scalars_with_the_names_that_mdistillers_trainers_read
             assert value.shape == () and torch.isfinite(value)
         assert not any(term.requires_grad for term in loop.distiller.terms.values())
     assert phase.scores
+
+
+# the methods whose last phase compares the teacher's logits, or its classifier's maps, with the
+# student's; the others do not ask how many classes the teacher knows
+SAME_CLASSES = {
+    *("KD", "DKD", "SDKD", "SRRL", "SEMCKD", "NORM", "RLD", "CTKD", "DIST", "NORMKD", "TTM"),
+    *("WTTM", "CAT_KD", "SDD", "MLLD"),
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if METHODS[case.name].build.teacher_from == "checkpoint"],
+    ids=lambda case: case.name,
+)
+def test_a_teacher_of_other_classes_is_refused_in_one_line_wherever_they_matter(case):
+    distiller = build(case, classes=NUM_CLASSES + 2).train()
+    if case.name in SAME_CLASSES:
+        with pytest.raises(UserError, match="shapes .* both must be .*classes") as refusal:
+            distiller(**batch(distiller, 0), epoch=1)
+        assert "\n" not in str(refusal.value)
+    else:
+        _, losses = distiller(**batch(distiller, 0), epoch=1)
+        assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 @every_method

@@ -20,17 +20,19 @@ def config(case: Case) -> CN:
     return load_config(None, [str(word) for pair in pairs.items() for word in pair])
 
 
-def build(case: Case, seed: int = 0, pair: str = "resnet14/resnet8") -> Distiller:
+def build(
+    case: Case, seed: int = 0, pair: str = "resnet14/resnet8", classes: int = NUM_CLASSES
+) -> Distiller:
     """The method around a "teacher/student" pair with random weights.
 
-    The teacher's running statistics fit its activations.
+    The teacher's running statistics fit its activations; it knows so many classes.
     """
     teacher_name, student_name = pair.split("/")
     method = METHODS[case.name].build
     with torch_seeded(seed, "test"):
         student, teacher = build_model(student_name, NUM_CLASSES), None
         if method.teacher_from != "none":
-            teacher = build_model(teacher_name, NUM_CLASSES)
+            teacher = build_model(teacher_name, classes)
             if method.teacher_from == "checkpoint":
                 calibrate(teacher)
         return method(
