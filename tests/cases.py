@@ -29,6 +29,9 @@ UNEQUAL_CHANNELS = (
     "ResNet50/MobileNetV2",
     "resnet32x4/ShuffleV1",
     "resnet32x4/ShuffleV2",
+    "vgg13/MobileNetV2",
+    "ResNet50/vgg8",
+    "wrn_40_2/ShuffleV1",
 )
 CASES = [
     Case("NONE"),

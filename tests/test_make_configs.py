@@ -64,7 +64,7 @@ def test_a_method_more_is_one_line_and_gives_it_a_file_for_each_pair(made, tmp_p
     after = tree(made)
 
     pairs = {path.split("/")[1] for path in before if path.startswith("kd/")}
-    assert {*after} - {*before} == {f"mine/{pair}" for pair in pairs} and len(pairs) == 10
+    assert {*after} - {*before} == {f"mine/{pair}" for pair in pairs} and len(pairs) == 13
     assert {path: after[path] for path in before} == before
     said, kd = (yaml.safe_load(after[f"{m}/res110_res32.yaml"]) for m in ("mine", "kd"))
     assert said.pop("MINE") == {"WEIGHT": 1e-5}
@@ -191,14 +191,14 @@ def test_a_generated_file_that_is_no_more_goes_with_its_folder_and_a_hand_writte
             "unknown pair 'res' in KDSVD",
         ),
         (
-            "\n    DKD: {BETA: {by teacher: {resnet56:",
-            "\n    DKD: {BETA: {by teacher: {resnet57:",
-            "unknown teacher 'resnet57' in BETA of",
+            "RESOLUTION: {by student: {ShuffleV1: 4,",
+            "RESOLUTION: {by teacher: {ShuffleV0: 4,",
+            "unknown teacher 'ShuffleV0' in RESOLUTION of",
         ),
         (
-            "\n    DKD: {BETA: {by teacher: {resnet56:",
-            "\n    DKD: {BETA: {by teachers: {resnet56:",
-            "BETA of .* is .*allowed: {by teacher,",
+            "RESOLUTION: {by student: {ShuffleV1: 4,",
+            "RESOLUTION: {by students: {ShuffleV1: 4,",
+            "RESOLUTION of .* is .*allowed: {by teacher,",
         ),
         ("STUDENT_DIM: {of student: dim}", "STUDENT_DIM: {of pair: dim}", "STUDENT_DIM of .* is "),
         ("SHAPES: {of student: sizes}", "SHAPES: {of student: sizes, else: 1}", "SHAPES of .* is "),

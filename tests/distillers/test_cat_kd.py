@@ -167,7 +167,10 @@ AUTHORS = {  # beta, cells, normalised
     "res50_mv2": (40.0, 2, True),
     "res32x4_shuv1": (600.0, 4, True),
     "res32x4_shuv2": (600.0, 4, True),
+    "vgg13_mv2": (15.0, 2, True),
+    "wrn40_2_shuv1": (80.0, 4, True),
     "res110_res20": (0.7, 2, False),  # ours
+    "res50_vgg8": (40.0, 2, True),  # ours
 }
 
 

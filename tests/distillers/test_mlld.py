@@ -219,7 +219,8 @@ def test_its_teacher_learns_from_one_view():
 )
 def test_the_files_have_the_authors_protocol(pair):
     cfg = load_config(configs_folder() / "cifar100" / "mlld" / f"{pair}.yaml")
-    epochs = {"res50_mv2": 480, "res32x4_shuv1": 960, "res32x4_shuv2": 960}
+    epochs = {"res50_mv2": 480, "vgg13_mv2": 480, "wrn40_2_shuv1": 480}
+    epochs |= {"res32x4_shuv1": 960, "res32x4_shuv2": 960}
     assert cfg.DATASET.VIEWS == 2 and cfg.SOLVER.EPOCHS == epochs.get(pair, 240)
     assert cfg.SOLVER.LR == (0.01 if pair in epochs else 0.025)
     assert cfg.SOLVER.LR_DECAY_STAGES == [150, 180, 210]

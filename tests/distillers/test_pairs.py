@@ -21,6 +21,9 @@ PAIRS = (  # teacher/student
     "ResNet50/MobileNetV2",
     "resnet32x4/ShuffleV1",
     "resnet32x4/ShuffleV2",
+    "vgg13/MobileNetV2",
+    "ResNet50/vgg8",
+    "wrn_40_2/ShuffleV1",
 )
 
 

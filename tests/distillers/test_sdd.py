@@ -260,6 +260,7 @@ def test_the_files_have_the_authors_values(pair):
     node = load_config(configs_folder() / "cifar100" / "sdd" / f"{pair}.yaml").SDD
     dkd = load_config(configs_folder() / "cifar100" / "dkd" / f"{pair}.yaml").DKD
     families = ("res50_mv2", "res32x4_shuv1", "res32x4_shuv2")
+    families += ("vgg13_mv2", "res50_vgg8", "wrn40_2_shuv1")
     assert node.LOSS == "dkd" and node.M == ([1, 2, 4] if pair in families else [1, 2])
     assert node.DKD.BETA == dkd.BETA
 

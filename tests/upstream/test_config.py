@@ -19,6 +19,7 @@ from sdkd_plugin.registry import METHODS
 from sdkd_plugin.settings import flatten
 
 ALL = [entry.name for entry in METHODS]
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "cifar100"
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,29 @@ def test_mdistillers_yaml_files_load_unchanged_and_mean_the_same(shared_config):
     assert {"vanilla.yaml", "kd.yaml", "crd.yaml", "res56_res20.yaml", "res32x4_shuv2.yaml"} <= set(
         loaded
     ) and len(loaded) >= 17
+
+
+def test_our_file_of_a_pair_has_the_values_of_mdistillers(shared_config):
+    defaults, folder = shared_config
+    ours = {}
+    for entry in METHODS:
+        name = entry.build.__module__.rsplit(".")[-1]
+        for path in (CONFIGS / name).glob("*.yaml"):
+            cfg = load_config(path)
+            ours[entry.name, cfg.DISTILLER.TEACHER, cfg.DISTILLER.STUDENT] = dict(flatten(cfg))
+
+    different, compared = set(), []
+    for path in sorted(folder.rglob("*.yaml")):
+        theirs = defaults.clone()
+        theirs.merge_from_file(str(path))
+        names = theirs.DISTILLER
+        if names.TYPE == "NONE" or path.parent.name == "dot":
+            continue  # each model alone has a file here; DOT is an option of every method
+        mine = ours[names.TYPE, names.TEACHER, names.STUDENT]
+        compared.append((names.TYPE, names.TEACHER, names.STUDENT))
+        for key, leaf in flatten(theirs):
+            node = key.split(".")[0]
+            if node in ("SOLVER", names.TYPE) and mine[key] != as_list(leaf):
+                different.add((*compared[-1], key))
+    assert len(compared) == len(set(compared)) == 12 + 11  # one file for each method, but DKD
+    assert not different
