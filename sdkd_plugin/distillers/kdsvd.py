@@ -35,10 +35,10 @@ CONFIG = {
         "FEAT_WEIGHT": 1.0,  # weight of the singular vectors' distance
     },
 }
-FORMS = ("channels", "width")
+FORMS = {"channels": 1, "width": 3}  # by form the axis of [N, C, H, W] that must have equal lengths
 ALLOWED = {
     "K": AtLeast(1),
-    "FORM": OneOf(FORMS),
+    "FORM": OneOf(tuple(FORMS)),
     "LOSS.CE_WEIGHT": AtLeast(0),
     "LOSS.FEAT_WEIGHT": AtLeast(0),
 }
@@ -184,17 +184,20 @@ class KDSVD(Distiller):
         self.ce_weight = cfg.KDSVD.LOSS.CE_WEIGHT
         self.feat_weight = cfg.KDSVD.LOSS.FEAT_WEIGHT
 
-        axis = 1 if self.form == "channels" else 3
-        sides_s, sides_t = (
-            [x.shape[axis] for x in probe(net)[1]["feats"][1:]] for net in (student, teacher)
-        )
+        maps = [probe(net)[1]["feats"][1:] for net in (student, teacher)]
+        sides = {
+            form: [[x.shape[axis] for x in of_net] for of_net in maps]
+            for form, axis in FORMS.items()
+        }
+        sides_s, sides_t = sides[self.form]
         if sides_s != sides_t:
-            what = "channels" if axis == 1 else "widths in pixels"
-            other = FORMS[self.form == FORMS[0]]
+            what = "channels" if self.form == "channels" else "widths in pixels"
+            fitting = [form for form, (ours, theirs) in sides.items() if ours == theirs]
+            advice = "".join(f"set KDSVD.FORM to {form!r} or " for form in fitting)
             raise UserError(
                 f"KDSVD.FORM {self.form!r} needs equal {what} in all stages, but the student has "
-                f"{sides_s} and the teacher {sides_t}: set KDSVD.FORM to {other!r} or choose "
-                "another DISTILLER.STUDENT or DISTILLER.TEACHER"
+                f"{sides_s} and the teacher {sides_t}: {advice}choose another DISTILLER.STUDENT or "
+                "DISTILLER.TEACHER"
             )
 
     def forward_train(self, image: Tensor, target: Tensor, epoch: int = 1, **extras: Any) -> Step:

@@ -266,9 +266,13 @@ def test_unequal_channels_or_widths_or_numbers_of_stages_are_refused():
     build("KDSVD.FORM", "width", pair="wrn_16_2/wrn_16_1")
     with pytest.raises(
         UserError,
-        match=r"equal widths in pixels.*student has \[16, 8, 4\] and the teacher \[32, 16, 8\]",
+        match=r"equal widths in pixels.*student has \[16, 8, 4\] and the teacher \[32, 16, 8\]: "
+        "choose another DISTILLER.STUDENT",
     ):
         build("KDSVD.FORM", "width", pair="resnet8/ShuffleV1")
+    # no advice that ends in the other form's refusal
+    with pytest.raises(UserError, match=r"equal channels.* and the teacher \[.*\]: choose another"):
+        build(pair="resnet8/ShuffleV1")
     with pytest.raises(UserError, match="equal channels in all stages"):
         build(pair="vgg8/resnet8")
 
