@@ -81,7 +81,9 @@ def _lines(comparison: Comparison, published: Sequence[Published]) -> list[_Line
             number = published_number(cell, published)
             differences = []
             if number is not None:
-                differences += departures(column.protocol, column.student)
+                theirs = f"the published {cell.row} has {number.schedule}"
+                ours = departures(column.protocol, column.student)
+                differences += [theirs] if number.schedule else ours
                 teacher = comparison.teacher_score(index)
                 differences += _other_teacher(teacher, number, published)
             lines.append(_Line(cell, shown, number, differences))

@@ -22,7 +22,7 @@ SHOWN_GAIN_OF = "SDKD"
 # published number beside it.
 CIFAR100 = "123fff178151842b"
 
-# RepDistiller's protocol, which all tables in published.csv follow as far as they say.
+# RepDistiller's protocol, which published.csv's numbers follow unless they say otherwise.
 SCHEDULE: dict[str, Any] = {
     "SOLVER.EPOCHS": 240,
     "SOLVER.SCHEDULE_EPOCHS": 240,
@@ -49,6 +49,7 @@ class Published:
         statistic: last | best (epoch on the test images) | unknown.
         n: runs it is the mean of; None if not stated.
         source: who printed it, and after a semicolon what else is known of it.
+        schedule: "" for SCHEDULE, as far as it is known; else what is known of it.
     """
 
     table: str
@@ -59,13 +60,15 @@ class Published:
     statistic: str
     n: int | None
     source: str
+    schedule: str = ""
 
     @property
-    def kind(self) -> tuple[str, str]:
+    def kind(self) -> tuple[str, ...]:
         """Numbers of one kind may be compared: of the last epoch, of the best, or of an unknown one
-        in one source, which printed them side by side.
+        in one source, which printed them side by side; and of one schedule.
         """
-        return self.statistic, self.source.split(";")[0] if self.statistic == "unknown" else ""
+        source = self.source.split(";")[0] if self.statistic == "unknown" else ""
+        return self.statistic, source, self.schedule
 
 
 @cache
@@ -191,8 +194,8 @@ def _refusals(rows: Sequence[Published]) -> list[str]:
     names = ", ".join(f"{teacher}/{student}" for teacher, student in refused)
     return [
         f"no best is marked in {names}: numbers of the last epoch, of the best and of an unknown "
-        "one do not compare, nor do those of unknown epochs from different sources; a gain is "
-        "given only of two that do"
+        "one do not compare, nor do those of unknown epochs from different sources or of "
+        "different schedules; a gain is given only of two that do"
     ]
 
 

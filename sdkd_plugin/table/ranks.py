@@ -58,7 +58,7 @@ def rank_columns(comparison: Comparison, published: Sequence[Published]) -> list
     """
     ranked = []
     for index, column in enumerate(comparison.columns):
-        both: dict[tuple[str, str], list[tuple[TableCell, Published]]] = {}
+        both: dict[tuple[str, ...], list[tuple[TableCell, Published]]] = {}
         for cell in comparison.in_column(index):
             if cell is None or not cell.finished or column.teacher is None or cell.row == STUDENT:
                 continue

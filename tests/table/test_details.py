@@ -32,6 +32,16 @@ def test_lskds_own_numbers_stand_beside_runs_with_standardised_logits(
     assert beside == ["", published]
 
 
+def test_a_number_of_another_schedule_is_told_as_such_and_not_held_against_repdistillers(
+    make_run, tmp_path
+):
+    make_run("MLLD", 0, [70.0], ["DATASET.VIEWS", "2", "SOLVER.LR", "0.025"])
+    shown = table(tmp_path, published="newer")
+    assert "72.19¶◊" in shown
+    assert "¶ resnet56/resnet20: the published MLLD has its authors' own schedule" in shown
+    assert "(published: " not in shown
+
+
 def test_costs_of_different_devices_are_marked(make_run, tmp_path):
     make_run("KD", 0, [70.0])
     assert "do not compare them" not in table(tmp_path)

@@ -129,6 +129,9 @@ def test_numbers_of_unknown_epochs_compare_within_one_source_only():
     assert all(row[1].best for row in grid.rows)
     assert not any("no best is marked" in note for note in grid.notes)
 
+    other_schedule = Published("t", "SP", *number, "one", "480 epochs")
+    assert not any(row[1].best for row in published_grid([*same, other_schedule]).rows)
+
     grid = published_grid([*same, Published("t", "SP", *number, "another")])
     assert not any(row[1].best for row in grid.rows)
     assert any(note.startswith("no best is marked in a/b: numbers of") for note in grid.notes)
