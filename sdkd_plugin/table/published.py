@@ -195,14 +195,16 @@ def _refusals(rows: Sequence[Published]) -> list[str]:
     return [
         f"no best is marked in {names}: numbers of the last epoch, of the best and of an unknown "
         "one do not compare, nor do those of unknown epochs from different sources or of "
-        "different schedules; a gain is given only of two that do"
+        "different schedules"
     ]
 
 
 def _source_notes(rows: Sequence[Published], methods: list[str]) -> list[str]:
     sources: dict[str, list[str]] = {}
     for row in rows:
-        sources.setdefault(f"{row.source}; epoch: {row.statistic}", []).append(row.method)
+        schedule = f"; {row.schedule}" if row.schedule else ""
+        told = f"{row.source}; epoch: {row.statistic}{schedule}"
+        sources.setdefault(told, []).append(row.method)
 
     notes = []
     for source, of in sources.items():

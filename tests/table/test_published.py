@@ -122,6 +122,14 @@ def test_numbers_of_different_epochs_are_no_contest():
     assert [row[1].text + row[1].marks for row in rows] == ["70.00◊", "70.00◊", "70.00"]
 
 
+def test_a_printed_table_says_which_numbers_have_a_schedule_of_their_own():
+    notes = published_grid(published_table("newer")).notes
+    assert [note for note in notes if "schedule, 240" in note] == [
+        "MLLD: as listed in sunshangquan/logit-standardization-KD@f6e5aa5 README; epoch: best; its "
+        "authors' own schedule, 240 or 480 epochs, and a second, augmented view"
+    ]
+
+
 def test_numbers_of_unknown_epochs_compare_within_one_source_only():
     number = ("a", "b", "70.00", "unknown", None)
     same = [Published("t", "KD", *number, "one; a"), Published("t", "AT", *number, "one; b")]
