@@ -66,6 +66,8 @@ def curriculum(epoch: int, epochs: float, low: float, high: float) -> float:
         epoch: from 1.
         epochs: from which epoch on lambda is `high`; not whole after scaling.
         low, high: at the beginning and at the end.
+    Returns:
+        from `low` to `high`, no unit.
     Source: arXiv 2211.16231; the authors' code has -lambda.
     """
     part = min(epoch / epochs, 1.0) if epochs > 0 else 1.0  # DIFF 1: 0 is allowed
@@ -78,6 +80,8 @@ def reversed_gradient(x: Tensor, factor: float) -> Tensor:
     Args:
         x: any shape.
         factor: lambda, at least 0.
+    Returns:
+        a tensor equal to x.
     Source: Ganin, Lempitsky 2015, arXiv 1409.7495.
     """
     return _Reversed.apply(x, factor)

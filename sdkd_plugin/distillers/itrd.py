@@ -92,8 +92,15 @@ def mutual_loss(feat_student: Tensor, feat_teacher: Tensor) -> Tensor:
         feat_student, feat_teacher: [N, D_S] and [N, D_T], unbounded; gradients flow to both.
     Returns:
         scalar from 0, where |G_T| is 1 wherever G_S is not 0, to 1 - 1 / N.
+    Raises:
+        UserError: the two are of different images, by their number.
     Source: arXiv 2112.00459; without a logarithm as in the authors' code (ITRD 5d08c6b).
     """
+    if len(feat_student) != len(feat_teacher):
+        shapes = f"{list(feat_student.shape)} and {list(feat_teacher.shape)}"
+        raise UserError(
+            f"ITRD got features of shapes {shapes}; both must be [N, ...] for the same N images"
+        )
     student = _cosines(feat_student)  # [N, N]
     joint = student * _cosines(feat_teacher)  # [N, N]
     return (_of_trace_1(student).square() - _of_trace_1(joint).square()).sum()

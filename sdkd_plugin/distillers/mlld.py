@@ -19,7 +19,7 @@ from sdkd_plugin.distillers.base import (
     cross_entropy,
     full_precision,
 )
-from sdkd_plugin.distillers.kd import kd_loss
+from sdkd_plugin.distillers.kd import check_logits, kd_loss
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.registry import METHODS
 
@@ -75,8 +75,11 @@ def relation_losses(
         tau: temperature, above 0.
     Returns:
         the two, scalars, at least 0.
+    Raises:
+        UserError: tau is not above 0, or the two shapes differ.
     Source: the authors' code (Multi-Level-Logit-Distillation 5ee473f).
     """
+    check_logits(logits_student, logits_teacher, tau)
     n, k = logits_student.shape
     student = torch.softmax(at_least_float32(logits_student) / tau, dim=1)  # [N, K]
     teacher = torch.softmax(at_least_float32(logits_teacher) / tau, dim=1)  # [N, K]
@@ -106,6 +109,8 @@ def mlld_terms(
         standard: whether every KL sees standardised logits, see `lskd`.
     Returns:
         the three, scalars, at least 0; the instance level is a mean over the batch.
+    Raises:
+        UserError: a temperature is not above 0, or a view's two shapes differ.
     Source: the authors' code (Multi-Level-Logit-Distillation 5ee473f).
     """
     probabilities = torch.softmax(at_least_float32(weak[1]), dim=1)  # [N, K]

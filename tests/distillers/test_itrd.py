@@ -236,6 +236,8 @@ def test_orders_and_shapes_that_mean_nothing_are_refused():
         correlation_loss(STUDENT, TEACHER, 0.0)
     with pytest.raises(UserError, match=r"shapes \[6, 5\] and \[6, 4\]; both must be \[N, D\]"):
         correlation_loss(STUDENT, TEACHER[:, :4], 1.01)
+    with pytest.raises(UserError, match=r"shapes \[6, 5\] and \[4, 5\]; .* the same N images"):
+        mutual_loss(STUDENT, TEACHER[:4])
 
 
 @pytest.mark.parametrize(

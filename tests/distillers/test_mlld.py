@@ -88,6 +88,11 @@ def test_relations_by_hand():
     assert classes.item() == pytest.approx(2 * (1 / 2) ** 2 / 2, rel=1e-5)
 
 
+def test_two_networks_of_other_classes_have_no_relations():
+    with pytest.raises(UserError, match=r"shapes \[2, 3\] and \[2, 4\]; both must be"):
+        relation_losses(torch.zeros(2, 3), torch.zeros(2, 4), 1.0)
+
+
 @pytest.mark.parametrize(
     ("values", "share"),
     [([1, 2, 3, 4], 1 / 2), ([3, 1, 2], 2 / 3), ([5, 5, 5, 5], 1), ([1, 2, 2, 3], 3 / 4), ([7], 1)],
