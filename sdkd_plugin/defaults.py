@@ -106,7 +106,7 @@ ALLOWED: dict[str, Allowed] = {
     "EXPERIMENT.NAME": FolderName(),
     "EXPERIMENT.TAG": FolderName(),
     "DATASET.TYPE": Anything(),
-    "DATASET.NUM_WORKERS": Between(0),
+    "DATASET.NUM_WORKERS": Between(0, 1024),
     "DATASET.TEST.BATCH_SIZE": Between(1),
     "DATASET.ROOT": FilePath(),
     "DATASET.DOWNLOAD": Anything(),

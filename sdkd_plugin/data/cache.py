@@ -48,10 +48,7 @@ def load_cached(source: Source, reading: Reading, folder: str) -> Split:
                 if not (place / INDEX).is_file():
                     _build(source, reading, place)
         except OSError as error:
-            raise UserError(
-                f"the cache {place} cannot be built: {error}; make room there, or point "
-                "DATASET.CACHE elsewhere"
-            ) from error
+            raise unbuildable(place, error) from error
     return _open(source, reading, place)
 
 
@@ -214,6 +211,14 @@ def _open(source: Source, reading: Reading, place: Path) -> Split:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has no tensors that cannot be written to
         return assemble(source, reading, tally, np.asarray(buffer), mapped=True)
+
+
+def unbuildable(place: Path, error: OSError) -> UserError:
+    """What is said where the system does not let a part of the cache be written."""
+    return UserError(
+        f"the cache {place} cannot be built: {error}; make room there, or point DATASET.CACHE "
+        "elsewhere"
+    )
 
 
 def _damaged(place: Path, reason: str) -> UserError:

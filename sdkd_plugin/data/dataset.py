@@ -94,6 +94,7 @@ def load_dataset(cfg: CN) -> Dataset:
     """
     node = cfg.DATASET
     data: Dataset = DATASETS[node.TYPE].build(cfg)
+    _note_idle(node, data)
     if data.num_classes < 2:
         raise UserError(
             f"data set {data.name!r} has {data.num_classes} class; at least 2 are needed: "
@@ -120,6 +121,16 @@ def load_dataset(cfg: CN) -> Dataset:
     if node.TRANSFORM == "imagenet":
         return replace(data, resized=node.IMAGE_SIZE or IMAGENET_SIZE)
     return _at_one_size(data, node.IMAGE_SIZE)
+
+
+def _note_idle(node: CN, data: Dataset) -> None:
+    """Says which keys did nothing, since there was nothing to decode."""
+    if not isinstance(data.train.images, Tensor) or data.train.rows is not None:
+        return
+    given = {"DATASET.CACHE": node.CACHE, "DATASET.DECODE": node.DECODE != "once"}
+    idle = [key for key, value in given.items() if value]
+    if idle:
+        print(f"note: without effect, {node.TYPE} is stored decoded: {', '.join(idle)}")
 
 
 def require_memory(needed: int, what: str) -> None:

@@ -113,11 +113,7 @@ def _splits(root: Path) -> Any:
     try:
         held = load(str(root), keep_in_memory=False)
     except Exception as error:  # what is damaged makes its many readers fail in every way there is
-        said = str(error.__cause__ or error) or type(error).__name__
-        reason = shown(printable(" ".join(said.split())), str)
-        raise UserError(
-            f"{str(root)!r} cannot be read by datasets: {reason}; {_EXPECTED}"
-        ) from error
+        raise _unreadable(str(root), error) from error
 
     if not isinstance(held, DatasetDict):
         raise UserError(
@@ -135,7 +131,11 @@ def _source(title: str, split: Any, name: str) -> tuple[list[str], TableSource]:
     """
     image, label = _column(split, "Image", IMAGE, name), _column(split, "ClassLabel", LABEL, name)
     classes = [str(each) for each in split.features[label].names]
-    table = split.with_format("arrow")[:]  # which maps its files, and copies nothing
+    try:
+        table = split.select_columns([image, label]).with_format("arrow")[:]  # maps the files
+        table.validate(full=True)  # offsets that lead nowhere would end the process
+    except Exception as error:  # as above
+        raise _unreadable(name, error) from error
     if not table.num_rows:
         raise UserError(f"{name!r} holds no images; {_EXPECTED}")
 
@@ -148,6 +148,12 @@ def _source(title: str, split: Any, name: str) -> tuple[list[str], TableSource]:
             )
     files = [Path(file["filename"]) for file in split.cache_files]
     return classes, TableSource(title, name, targets, table.column(image), files)
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    said = str(error.__cause__ or error) or type(error).__name__
+    reason = shown(printable(" ".join(said.split())), str)
+    return UserError(f"{name!r} cannot be read by datasets: {reason}; {_EXPECTED}")
 
 
 def _column(split: Any, feature: str, usual: Sequence[str], name: str) -> str:

@@ -15,7 +15,7 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.data.decode import undecodable
-from sdkd_plugin.data.source import EncodedSource, file_stamps
+from sdkd_plugin.data.source import EncodedSource, file_stamps, first_files
 from sdkd_plugin.data.splits import load_both
 from sdkd_plugin.defaults import MOST_CLASSES
 from sdkd_plugin.errors import UserError, shown
@@ -31,6 +31,7 @@ _EXPECTED = (
 IMAGE = ("image", "img")
 LABEL = ("label", "fine_label")
 EVALUATED = ("test", "validation", "val")
+_PATTERNS = ("{}*.parquet", "data/{}-*.parquet")
 _HELD = 2  # row groups of a split that stay in memory: threads that decode cross from one to one
 
 
@@ -115,8 +116,9 @@ def parquet(cfg: CN) -> Dataset:
             says of images.
     """
     root = Path(cfg.DATASET.ROOT)
-    trained = _shards(_files(root, "train"))
-    tested = _shards(_files(root, *EVALUATED))
+    trained, tested = (
+        _shards(first_files(root, names, _PATTERNS, _EXPECTED)) for names in (["train"], EVALUATED)
+    )
     train, test = ParquetSource("train", trained), ParquetSource("test", tested)
     names = _common_names([*trained, *tested], root)
     origin = "the files' names of classes"
@@ -138,16 +140,6 @@ def _arrow() -> Any:
             "install it with: pip install 'sdkd-plugin[parquet]'"
         ) from error
     return pyarrow
-
-
-def _files(root: Path, *names: str) -> list[Path]:
-    """The files of the first name that has any."""
-    for name in names:
-        found = root.glob(f"{name}*.parquet"), (root / "data").glob(f"{name}-*.parquet")
-        for files in map(sorted, found):
-            if files:
-                return files
-    raise UserError(f"{str(root)!r} has no {'*.parquet and no '.join(names)}*.parquet; {_EXPECTED}")
 
 
 def _shards(files: list[Path]) -> list[Shard]:

@@ -73,7 +73,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class Split:
-    """One split as it is used, and what was learnt while reading it."""
+    """One split as it is used, and what was learnt while reading it.
+
+    Args:
+        levels, broken: as `Tally` has them.
+    """
 
     images: Images
     levels: Tensor
@@ -88,20 +92,21 @@ def read_pixels(
     Args:
         tally: is told of each image before it is handed out.
     Raises:
-        UserError: an image cannot be decoded, is smaller than `reading.size`, or has another size
-            than the one before it where that is not allowed.
+        UserError: an image cannot be decoded and `reading.skip` is not set, or whatever that says
+            is smaller than `reading.size` or has another size than the first where that is not
+            allowed.
     """
 
     def make(number: int) -> tuple[np.ndarray, bytes, Tensor] | UserError:
         try:
             picture = source.read(number)
-            images = torch.from_numpy(picture.pixels)[None]  # [1, H, W, 3]
-            levels = count_levels(images)
-            if reading.size:
-                images = shrink(images, reading.size, f"image {source.name(number)!r}")
-            return images[0].numpy(), picture.digest, levels
         except UserError as error:
             return error
+        images = torch.from_numpy(picture.pixels)[None]  # [1, H, W, 3]
+        levels = count_levels(images)
+        if reading.size:
+            images = shrink(images, reading.size, f"image {source.name(number)!r}")
+        return images[0].numpy(), picture.digest, levels
 
     numbers = range(first, len(source))
     made = in_order(make, numbers, reading.workers, AHEAD * max(1, reading.workers))

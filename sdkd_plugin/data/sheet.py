@@ -29,11 +29,8 @@ def write_sheet(dataset: Dataset, cfg: CN, path: Path) -> int:
         cfg: as of the run whose images these are; any batch size.
         path: of a PNG file.
     Raises:
-        UserError: the folder is not there.
+        UserError: the file cannot be written.
     """
-    if not path.parent.is_dir():
-        raise UserError(f"--sheet is {str(path)!r}, but there is no folder {str(path.parent)!r}")
-
     count = min(MOST, len(dataset.train))
     cfg = cfg.clone()
     cfg.defrost()
@@ -46,6 +43,14 @@ def write_sheet(dataset: Dataset, cfg: CN, path: Path) -> int:
     draw_sheet(images, names).save(file, "PNG")
     write_bytes(path, file.getvalue())
     return count
+
+
+def require_folder(path: Path) -> None:
+    """Raises UserError where a sheet cannot be written: that takes long to be known later."""
+    if not path.parent.is_dir():
+        raise UserError(f"--sheet is {str(path)!r}, but there is no folder {str(path.parent)!r}")
+    if path.is_dir():
+        raise UserError(f"--sheet is {str(path)!r}, which is a folder; name a file")
 
 
 def as_seen(image: Tensor, dataset: Dataset) -> np.ndarray:

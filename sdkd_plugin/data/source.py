@@ -72,6 +72,27 @@ class EncodedSource(Source):
         return content_digest(self.content(number))
 
 
+def first_files(
+    root: Path, names: Sequence[str], patterns: Sequence[str], expected: str
+) -> list[Path]:
+    """The files of the first name that has any, in the order of their names.
+
+    Args:
+        patterns: as of `Path.glob`, one after another; {} stands for the name.
+        expected: what `root` must hold, for the message.
+    Raises:
+        UserError: there are none.
+    """
+    if not root.is_dir():
+        raise UserError(f"folder {str(root)!r} is missing; {expected}")
+    for name in names:
+        for pattern in patterns:
+            if files := sorted(root.glob(pattern.format(name))):
+                return files
+    wanted = " and no ".join(patterns[0].format(name) for name in names)
+    raise UserError(f"{str(root)!r} has no {wanted}; {expected}")
+
+
 def content_digest(content: bytes) -> bytes:
     """DIGEST bytes of a file's content."""
     return hashlib.sha256(content).digest()[:DIGEST]

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.data.cache import cache_stamp, load_cached
+from sdkd_plugin.data.cache import cache_stamp, load_cached, unbuildable
 from sdkd_plugin.data.dataset import Dataset, require_memory
 from sdkd_plugin.data.images import Images
 from sdkd_plugin.data.pictures import DIGEST, Unread
@@ -168,6 +168,9 @@ def _all_digests(source: Source, reading: Reading, folder: str) -> np.ndarray:
     title = f"hashing {source.title}"
     content = b"".join(tqdm(found, title, total=len(source), disable=None))
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unbuildable(kept, error) from error
         write_bytes(kept, content)
     return np.frombuffer(content, np.uint8).reshape(-1, DIGEST)

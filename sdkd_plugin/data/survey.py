@@ -13,7 +13,7 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.data.images import Images
 from sdkd_plugin.data.reading import AHEAD
-from sdkd_plugin.data.sheet import write_sheet
+from sdkd_plugin.data.sheet import require_folder, write_sheet
 from sdkd_plugin.data.source import pixel_digest
 from sdkd_plugin.data.threads import in_order
 from sdkd_plugin.printable import printable
@@ -40,7 +40,11 @@ def show_survey(cfg: CN, sheet: str = "") -> None:
     Args:
         cfg: DATASET names the images; those that cannot be decoded are listed, not refused.
         sheet: where to write a picture of training images as a network sees them; "": nowhere.
+    Raises:
+        UserError: what `load_dataset` says; no folder for the sheet.
     """
+    if sheet:
+        require_folder(Path(sheet))
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASET.BROKEN = "skip"

@@ -4,9 +4,6 @@
 
 import hashlib
 import inspect
-import pickle
-import tarfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,11 +67,6 @@ KINDS = {
     "USPS": Kind(**_FLAG, flips=False),
 }
 _GREY = ("1", "L", "I", "I;16")
-# what reading and downloading fail by
-_FAILURES = (
-    *(OSError, RuntimeError, EOFError, ValueError, KeyError),
-    *(tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError),
-)
 
 
 class TorchvisionSource(Source):
@@ -136,7 +128,7 @@ def torchvision_dataset(name: str, cfg: CN) -> Dataset:
     """
     kind = KINDS[name]
     train, test = _made(name, kind.train, cfg), _made(name, kind.test, cfg)
-    if train[0][0].mode in _GREY:
+    if _is_grey(train):
         print(f"note: the images of {name} are grey; each becomes three equal channels")
 
     trained, evaluated = (
@@ -160,12 +152,27 @@ def torchvision_dataset(name: str, cfg: CN) -> Dataset:
     )
 
 
+def _is_grey(images: Any) -> bool:
+    """Whether the first image is; of one that cannot be decoded whoever reads them all tells."""
+    try:
+        return images[0][0].mode in _GREY
+    except Exception:  # as above
+        return False
+
+
 def _split(title: str, images: Any, cfg: CN) -> Split:
     """One split of a class's own object."""
+    if not len(images):
+        raise UserError(f"{title} has no images; check DATASET.ROOT {cfg.DATASET.ROOT!r}")
     stored = array_of(images)
     if stored is None:
         return load_split(TorchvisionSource(title, images), cfg)
     targets = torch.tensor(labels_of(title, images), dtype=torch.int64)
+    if len(targets) != len(stored):
+        raise UserError(
+            f"{title} has {len(stored)} images and {len(targets)} labels; its files in "
+            f"DATASET.ROOT {cfg.DATASET.ROOT!r} do not belong together"
+        )
     return Split(Images(stored, targets), count_levels(stored), ())
 
 
@@ -196,12 +203,12 @@ def _made(name: str, arguments: dict[str, Any], cfg: CN) -> Any:
             f"DATASET.TYPE torchvision:{name} needs the package {error.name}: pip install "
             f"{error.name}"
         ) from error
-    except _FAILURES as error:
+    except Exception as error:  # what is damaged makes its readers fail in every way there is
         raise UserError(_advice(name, root, download, offers, error)) from error
 
 
 def _advice(name: str, root: str, download: bool, offers: bool, error: Exception) -> str:
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split()) or type(error).__name__
     if not offers:
         return (
             f"torchvision:{name} cannot be read from {root!r}, and torchvision downloads none: "

@@ -10,7 +10,7 @@ from yacs.config import CfgNode as CN
 
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.data.decode import SUFFIXES, undecodable
-from sdkd_plugin.data.source import EncodedSource, file_stamps
+from sdkd_plugin.data.source import EncodedSource, file_stamps, first_files
 from sdkd_plugin.data.splits import load_both
 from sdkd_plugin.defaults import MOST_CLASSES
 from sdkd_plugin.errors import UserError
@@ -80,21 +80,16 @@ def webdataset(cfg: CN) -> Dataset:
             a class that is no number, or what `load_both` says of images.
     """
     root = Path(cfg.DATASET.ROOT)
-    train = TarSource("train", _samples(_tars(root, "train")))
-    test = TarSource("test", _samples(_tars(root, "test", "val")))
+    train, test = _source(root, "train"), _source(root, "test", "val")
     count = cfg.DATASET.CLASSES or max(train.targets) + 1
     for source in (train, test):
         source.require_targets(count, root, "the training images or DATASET.CLASSES")
     return load_both("webdataset", [str(label) for label in range(count)], train, test, cfg)
 
 
-def _tars(root: Path, *names: str) -> list[Path]:
-    """The tar files of the first name that has any."""
-    for name in names:
-        found = sorted(root.glob(f"{name}*.tar"))
-        if found:
-            return found
-    raise UserError(f"{str(root)!r} has no {'*.tar and no '.join(names)}*.tar; {_EXPECTED}")
+def _source(root: Path, *names: str) -> TarSource:
+    """The images of the first name that has any files."""
+    return TarSource(names[0], _samples(first_files(root, names, ["{}*.tar"], _EXPECTED)))
 
 
 def _samples(tars: list[Path]) -> list[Sample]:

@@ -27,6 +27,18 @@ def load(
     return loaded
 
 
+def test_keys_of_decoding_are_without_effect_where_nothing_is_decoded(
+    load: Callable, toy: Dataset, capsys: pytest.CaptureFixture
+) -> None:
+    load("DATASET.BROKEN", "skip")
+    mapped = Images(toy.train.images, toy.train.targets, torch.arange(50))
+    load("DATASET.CACHE", "x", data=replace(toy, train=mapped))
+    assert capsys.readouterr().out == ""
+    load("DATASET.CACHE", "x", "DATASET.DECODE", "always")
+    told = "note: without effect, toy is stored decoded: DATASET.CACHE, DATASET.DECODE\n"
+    assert capsys.readouterr().out == told
+
+
 def positions(part: Images, whole: Images) -> list[int]:
     """Where the images of `part` stand in `whole`; the toy images are all different."""
     return [int((whole.images == image).flatten(1).all(1).nonzero()) for image in part.images]

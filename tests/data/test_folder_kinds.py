@@ -219,6 +219,14 @@ def test_digests_of_what_is_decoded_anew_are_kept_in_the_cache(
     assert load(*pairs).fingerprint == expected
 
 
+def test_digests_that_cannot_be_kept_are_one_line(load: Callable, tmp_path: Path) -> None:
+    write_mixed(tmp_path)
+    (tmp_path / "cache").write_text("a file")
+    data = load(*RESIZED, "DATASET.DECODE", "always", "DATASET.CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="the cache .*.digests cannot be built: .*File exists"):
+        print(data.fingerprint)
+
+
 def test_an_image_that_breaks_later_is_one_line(
     load: Callable, tmp_path: Path, make_config: Callable
 ) -> None:

@@ -97,9 +97,7 @@ def test_a_folder_of_files_is_what_imagefolder_makes_of_it(load: Callable, root:
     assert found.fingerprint == expected.fingerprint
 
 
-def test_a_folder_of_parquet_is_what_parquet_makes_of_it(
-    load: Callable, make: Callable, root: Path
-) -> None:
+def test_a_folder_of_parquet_files(load: Callable, make: Callable, root: Path) -> None:
     names = ("ant", "bee", "cat")
     (root / "data").mkdir(parents=True)
     make(TRAIN, names).to_parquet(root / "data" / "train-00000-of-00001.parquet")
@@ -118,9 +116,7 @@ def test_the_first_of_several_evaluated_splits_is_taken(
     require_seven(load())
 
 
-def test_any_name_of_a_column_will_do_and_of_several_the_usual_one(
-    load: Callable, make: Callable, save: Callable
-) -> None:
+def test_of_several_columns_the_usual_one(load: Callable, make: Callable, save: Callable) -> None:
     two = make(TRAIN, columns=("img", "fine_label"))
     two = two.add_column("coarse_label", [0, 0, 0, 0], feature=two.features["fine_label"])
     thumbnails = [{"bytes": png(9), "path": None}] * 4
@@ -129,9 +125,7 @@ def test_any_name_of_a_column_will_do_and_of_several_the_usual_one(
     require_seven(load())
 
 
-def test_several_columns_without_a_usual_name(
-    load: Callable, make: Callable, save: Callable
-) -> None:
+def test_several_unusual_columns(load: Callable, make: Callable, save: Callable) -> None:
     two = make(TRAIN, columns=("image", "species"))
     save(train=two.add_column("genus", [0, 0, 0, 0], feature=two.features["species"]), test=two)
     with pytest.raises(
@@ -164,27 +158,17 @@ def test_a_missing_label_is_named(
         load()
 
 
-def test_splits_that_name_their_classes_differently(
-    load: Callable, make: Callable, save: Callable
-) -> None:
+def test_splits_of_other_classes(load: Callable, make: Callable, save: Callable) -> None:
     save(train=make(TRAIN), validation=make(TEST, ("1", "0", "2")))
     with pytest.raises(UserError, match="train and validation in .* name their classes differ"):
         load()
 
 
 @pytest.mark.parametrize("lacking", ["train", "test"])
-def test_a_split_that_is_missing(
-    load: Callable, make: Callable, save: Callable, lacking: str
-) -> None:
+def test_a_missing_split(load: Callable, make: Callable, save: Callable, lacking: str) -> None:
     save(**{name: make(TRAIN) for name in ("train", "test", "extra") if name != lacking})
     there = {"train": "test, extra", "test": "train, extra"}[lacking]
     with pytest.raises(UserError, match=rf"images' has the splits {there}; DATASET.ROOT must be"):
-        load()
-
-
-def test_a_single_split(load: Callable, make: Callable, save: Callable) -> None:
-    save(make(TRAIN))
-    with pytest.raises(UserError, match="holds one split; save what its train_test_split gives"):
         load()
 
 
@@ -238,15 +222,15 @@ def test_they_are_cached_and_resized_as_files_are(
     assert len(list((root.parent / "cache").iterdir())) > before
 
 
-def test_many_rows_are_read_by_many_threads_in_order(
-    load: Callable, make: Callable, save: Callable
-) -> None:
+def test_threads_read_rows_in_order(load: Callable, make: Callable, save: Callable) -> None:
     save(train=make({seed: seed % 3 for seed in range(50)}), test=make(TEST))
     found = load("DATASET.NUM_WORKERS", 4).train
     assert np.array_equal(found.images.numpy(), np.stack([noise(n, 6, 6) for n in range(50)]))
 
 
-@pytest.mark.parametrize("damage", ["no folder", "file", "empty", "text", "json", "cut", "gone"])
+@pytest.mark.parametrize(
+    "damage", ["no folder", "file", "empty", "text", "json", "cut", "gone", "one split"]
+)
 def test_what_datasets_cannot_read_is_one_line(
     load: Callable, make: Callable, save: Callable, root: Path, damage: str
 ) -> None:
@@ -255,6 +239,9 @@ def test_what_datasets_cannot_read_is_one_line(
         message = "folder '.*images' is missing; DATASET.ROOT must be"
         if damage == "file":
             root.write_bytes(png(0))
+    elif damage == "one split":
+        message = "images' holds one split; save what its train_test_split gives"
+        save(make(TRAIN))
     elif damage in ("empty", "text"):
         root.mkdir()
         if damage == "text":
@@ -271,6 +258,22 @@ def test_what_datasets_cannot_read_is_one_line(
     with pytest.raises(UserError, match=message) as told:
         load()
     assert "\n" not in str(told.value)
+
+
+def test_offsets_out_of_the_table(
+    load: Callable, make: Callable, save: Callable, root: Path
+) -> None:
+    save(train=make(TRAIN), test=make(TEST))
+    table = next((root / "test").glob("*.arrow"))
+    offsets = np.cumsum([0, *(len(png(seed)) for seed in TEST)], dtype=np.int32)
+    content = table.read_bytes()
+    assert content.count(offsets.tobytes()) == 1
+    beyond = np.append(offsets[:-1], offsets[-1:] + 64)
+    table.write_bytes(content.replace(offsets.tobytes(), beyond.tobytes()))
+    with pytest.raises(
+        UserError, match="images test' cannot be read by datasets: .* binary offsets"
+    ):
+        load()
 
 
 @pytest.mark.parametrize("found", [None, ModuleType("datasets")], ids=["nothing", "a folder"])

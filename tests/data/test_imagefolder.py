@@ -111,13 +111,14 @@ def test_different_sizes_need_image_size(root: Path, load: Callable) -> None:
         load()
 
 
-def test_an_image_that_would_be_enlarged_is_named(root: Path, load: Callable) -> None:
+@pytest.mark.parametrize("broken", ["refuse", "skip"])  # too small is not broken
+def test_an_image_that_would_be_enlarged_is_named(root: Path, load: Callable, broken: str) -> None:
     save(root / "train" / "bee" / "3.png", 7, size=(5, 12))
     with pytest.raises(
         UserError,
         match=r"IMAGE_SIZE is 6 but image '.*bee/3.png' is 12x5 .*allowed: 0 \(as stored\) to 5",
     ):
-        load("DATASET.IMAGE_SIZE", 6)
+        load("DATASET.IMAGE_SIZE", 6, "DATASET.BROKEN", broken)
 
 
 def test_equal_but_not_square_images(root: Path, load: Callable) -> None:

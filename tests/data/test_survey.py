@@ -134,10 +134,16 @@ def test_it_takes_a_yaml_file_and_says_what_must_not_be_mirrored(
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     assert main(["data", "DATASET.TYPE", "imagefolder", "DATASET.ROOT", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    nowhere = str(tmp_path / "none" / "sheet.png")
-    words = ["DATASET.TYPE", "digits", "--sheet", nowhere, "DATASET.AUGMENT", "none"]
-    assert main(["data", *words]) == 2
-    assert "--sheet is" in capsys.readouterr().err
+
+
+def test_a_sheet_that_cannot_be_written_is_told_before_the_images_are_read(
+    capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    for place, message in ((tmp_path / "none" / "x.png", "no folder"), (tmp_path, "is a folder")):
+        assert main(["data", "DATASET.TYPE", "digits", "--sheet", str(place)]) == 2
+        said = capsys.readouterr()
+        assert f"--sheet is {str(place)!r}, " in said.err and message in said.err
+        assert said.out == ""
 
 
 def test_the_sheet_shows_what_a_step_is_given(root: Path, make_config: Callable) -> None:

@@ -120,6 +120,49 @@ def test_files_are_cut_short(load: Callable, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["[]", "null", '{"pie": 3}', '{"pie": 1.5, "soup": []}', "{"])
+def test_a_list_of_files_that_is_damaged(load: Callable, tmp_path: Path, content: str) -> None:
+    made.write_food101(tmp_path)
+    (tmp_path / "food-101" / "meta" / "train.json").write_text(content)
+    with pytest.raises(UserError, match="torchvision:Food101 could not be read from ") as caught:
+        load("Food101")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_magic_number_that_is_wrong(load: Callable, tmp_path: Path) -> None:
+    made.write_idx(tmp_path, "MNIST")
+    file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    file.write_bytes(b"\0\0\1" + file.read_bytes()[3:])
+    with pytest.raises(UserError, match="MNIST could not be read from .*: AssertionError; put"):
+        load("MNIST")
+
+
+def test_images_and_labels_that_do_not_belong_together(load: Callable, tmp_path: Path) -> None:
+    made.write_idx(tmp_path, "MNIST")
+    raw = tmp_path / "MNIST" / "raw"
+    (raw / "t10k-labels-idx1-ubyte").write_bytes((raw / "train-labels-idx1-ubyte").read_bytes())
+    with pytest.raises(UserError, match="MNIST test has 5 images and 12 labels; its files in DATA"):
+        load("MNIST")
+
+
+def test_a_split_without_images(load: Callable, tmp_path: Path) -> None:
+    made.write_food101(tmp_path)
+    (tmp_path / "food-101" / "meta" / "test.json").write_text('{"pie": []}')
+    with pytest.raises(UserError, match="Food101 test has no images; check DATASET.ROOT '"):
+        load("Food101", "DATASET.IMAGE_SIZE", 20)
+
+
+def test_a_first_image_that_is_broken_is_left_out_as_any_other(
+    load: Callable, tmp_path: Path
+) -> None:
+    made.write_food101(tmp_path)
+    (tmp_path / "food-101" / "images" / "pie" / "train0.jpg").write_text("no image")
+    with pytest.raises(UserError, match="image '.*pie/train0.jpg' cannot be decoded: cannot iden"):
+        load("Food101", "DATASET.IMAGE_SIZE", 20)
+    data = load("Food101", "DATASET.IMAGE_SIZE", 20, "DATASET.BROKEN", "skip")
+    assert len(data.train) == 11 and len(data.broken) == 1
+
+
 def test_what_is_not_there_and_may_not_be_downloaded(load: Callable, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="CIFAR10 cannot be read .*; set DATASET.DOWNLOAD True"):
         load("CIFAR10", "DATASET.DOWNLOAD", False)
