@@ -18,6 +18,7 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.files import sha256
 
 GROUP = "sdkd_plugin.plugins"
+INSTALLED = {"site-packages", "dist-packages"}  # folders whose modules have a version
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Plugin:
 
     Args:
         module: its name.
+        given: what `--import` named, or the entry point; None for what another plugin imports.
         distribution, version: of what installed it; None for a loose file.
         sha256: of its file, first 16 hex digits; None for what has no file.
     """
 
     module: str
+    given: str | None
     distribution: str | None
     version: str | None
     sha256: str | None
@@ -68,12 +71,15 @@ def import_plugins(names: Iterable[str]) -> None:
     for name in names:
         if name in _doors.requested:
             continue
+        known = set(sys.modules)
+        owner = None
         if name.endswith(".py") or "/" in name:
-            _let_in(_import_file(name), None)
+            module = _import_file(name)
         else:
             module = _import_name(name)
             owners = packages_distributions().get(name.partition(".")[0], ())
-            _let_in(module, distribution(owners[0]) if owners else None)
+            owner = distribution(owners[0]) if owners else None
+        _let_in(module, name, owner, known)
         _doors.requested.append(name)
 
 
@@ -99,8 +105,9 @@ def load_entry_points() -> None:
         owner = entry.dist
         assert owner is not None  # those that are found in this environment have one
         source = f"entry point {entry.name!r} of distribution {owner.name} {owner.version}"
+        known = set(sys.modules)
         try:
-            _let_in(_guarded(entry.value, source), owner)
+            _let_in(_guarded(entry.value, source), entry.value, owner, known)
         except UserError as error:
             _doors.failure = error
             raise
@@ -111,15 +118,39 @@ def describe_plugins() -> list[dict[str, str | None]]:
     return [asdict(plugin) for _, plugin in sorted(_doors.plugins.items())]
 
 
-def _let_in(module: ModuleType, owner: Distribution | None) -> None:
+def _let_in(module: ModuleType, given: str, owner: Distribution | None, known: set[str]) -> None:
+    """Takes down a module, and the loose files that it imported itself: they are its code, too.
+
+    Args:
+        known: the names of the modules that were there before it.
+    """
+    _take_down(module, given, owner)
+    for name in sorted(sys.modules.keys() - known - _doors.plugins.keys()):
+        if _is_loose(name):
+            _take_down(sys.modules[name], None, owner)
+
+
+def _take_down(module: ModuleType, given: str | None, owner: Distribution | None) -> None:
     name = module.__name__
     file = getattr(module, "__file__", None)
     _doors.plugins[name] = Plugin(
         name,
+        given,
         owner.name if owner else None,
         owner.version if owner else None,
         sha256(file) if file else None,
     )
+
+
+def _is_loose(name: str) -> bool:
+    """Whether a module is a file that no version names: neither Python's, nor this package's, nor
+    installed.
+    """
+    file = Path(getattr(sys.modules[name], "__file__", None) or "")
+    top = name.partition(".")[0]
+    named = top in sys.stdlib_module_names or top == __package__
+    # some modules that are made at run time have a name for a file that is none
+    return not (named or INSTALLED & {*file.parts}) and file.is_absolute() and file.is_file()
 
 
 def _import_name(name: str) -> ModuleType:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.installed import write_distribution
@@ -76,6 +77,32 @@ def test_a_file_registers_by_its_path_and_finds_its_neighbours(here):
     assert METHODS["OUTSIDER"].place == f"{here / 'deep' / 'my_plugin.py'}:6"
 
 
+def test_the_loose_files_that_a_plugin_imports_are_taken_down_too(here, monkeypatch):
+    """Not what has a version: Python's own, this package's and what is installed."""
+    for name in ("mine", "site-packages"):
+        (here / name).mkdir()
+    (here / "site-packages" / "ware.py").write_text("import late")
+    (here / "site-packages" / "late.py").write_text("")
+    monkeypatch.syspath_prepend(here / "site-packages")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    monkeypatch.delitem(sys.modules, "sdkd_plugin.demo", raising=False)
+    odd = ModuleType("odd")
+    odd.__file__ = "_odd.py"  # as torch.classes has it
+    monkeypatch.setattr(sys, "odd", odd, raising=False)
+    monkeypatch.setitem(sys.modules, "odd", odd)
+    monkeypatch.delitem(sys.modules, "odd")
+    (here / "mine" / "my_plugin.py").write_text("import my_helper")
+    (here / "mine" / "my_helper.py").write_text(
+        "import sys, colorsys, ware, sdkd_plugin.demo\nsys.modules['odd'] = sys.odd"
+    )
+    plugins.import_plugins(["mine/my_plugin.py"])
+    loose = {"distribution": None, "version": None}
+    assert plugins.describe_plugins() == [
+        {"module": name, "given": given, **loose, "sha256": sha256(f"mine/{name}.py")}
+        for name, given in (("my_helper", None), ("my_plugin", "mine/my_plugin.py"))
+    ]
+
+
 def test_what_is_installed_is_not_shadowed_by_the_working_directory(here, monkeypatch):
     write_distribution(here / "site", "ware", "")
     (here / "site" / "ware-1.5.dist-info" / "top_level.txt").write_text("ware\n")
@@ -83,7 +110,7 @@ def test_what_is_installed_is_not_shadowed_by_the_working_directory(here, monkey
     (here / "ware.py").write_text("raise RuntimeError")
     monkeypatch.syspath_prepend(here / "site")
     plugins.import_plugins(["ware"])
-    expected = {"module": "ware", "distribution": "ware", "version": "1.5"}
+    expected = {"module": "ware", "given": "ware", "distribution": "ware", "version": "1.5"}
     assert plugins.describe_plugins() == [{**expected, "sha256": sha256("site/ware.py")}]
 
 
@@ -160,7 +187,8 @@ def test_entry_points_load_once_when_a_registry_is_first_asked(here, monkeypatch
     monkeypatch.delattr(plugins, "entry_points")
     assert MODELS["resnet8"] and list(METHODS)
     assert Path("count").read_text() == "x"
-    expected = {"module": "lazy_plugin", "distribution": "lazy", "version": "1.5"}
+    expected = {"module": "lazy_plugin", "given": "lazy_plugin", "distribution": "lazy"}
+    expected["version"] = "1.5"
     assert plugins.describe_plugins() == [{**expected, "sha256": sha256("lazy_plugin.py")}]
     # entry points come by themselves in every process
     assert plugins.requested_imports() == ()
@@ -195,7 +223,7 @@ def test_a_run_names_the_plugins_it_was_made_with(here):
     command = ["train", "--import", "my_plugin.py", "--cfg", config]
     assert main([*command, "DISTILLER.TYPE", "OUTSIDER", "OUTSIDER.WEIGHT", "2"]) == 0
     (path,) = here.rglob("environment.json")
-    loose = {"module": "my_plugin", "distribution": None, "version": None}
+    loose = {"module": "my_plugin", "given": "my_plugin.py", "distribution": None, "version": None}
     assert json.loads(path.read_text())["plugins"] == [{**loose, "sha256": sha256("my_plugin.py")}]
     (identity,) = here.rglob("identity.json")
     assert json.loads(identity.read_text())["OUTSIDER.WEIGHT"] == 2.0

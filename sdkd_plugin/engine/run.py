@@ -25,6 +25,7 @@ from sdkd_plugin.engine.setup import (
 from sdkd_plugin.engine.threads import threads
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.runs.folder import RunFolder
+from sdkd_plugin.runs.imported import changed_code
 from sdkd_plugin.runs.record import HEADLINE, Result
 from sdkd_plugin.runs.teacher import (
     MissingTeacherError,
@@ -78,6 +79,9 @@ def _claim(folder: RunFolder, resume: bool, stack: ExitStack) -> bool:
     result = folder.result
     if result is not None:
         print(f"{folder.path} holds this run, finished: last top-1 {result.last[HEADLINE]:.2f}")
+        changed = changed_code(result.environment, finished=True)
+        if changed:
+            print(f"warning: it was made with other imported code: {changed}")
         return False
     stack.callback(folder.clear)  # a signal may come at the worst moment
     return True

@@ -17,6 +17,7 @@ from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import describe, evaluate
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models import teacher_checkpoint
+from sdkd_plugin.runs.imported import changed_code, recorded_environment
 from sdkd_plugin.settings import flatten, override_pairs
 
 Scores = Mapping[str, float]
@@ -52,6 +53,9 @@ def score(target: str, overrides: Sequence[str]) -> Scores:
         if theirs.get(key, value) != value:
             was = f"{theirs[key]!r}, with which the network was trained"
             print(f"{key} {value!r} overrides {was}")
+    changed = "" if run is None else changed_code(recorded_environment(run), finished=True)
+    if changed:
+        print(f"warning: {run} was trained with other imported code: {changed}")
     return score_checkpoint(cfg, str(path))
 
 

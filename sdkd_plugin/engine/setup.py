@@ -28,6 +28,7 @@ from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.runs.environment import describe_environment, uncommitted_diff
 from sdkd_plugin.runs.folder import RunFolder, recorded_threads
+from sdkd_plugin.runs.imported import add_changed_code, changed_code, recorded_environment
 from sdkd_plugin.runs.record import HEADLINE
 
 Scores = Mapping[str, float]
@@ -143,11 +144,24 @@ def start(setup: Setup, folder: RunFolder) -> tuple[Trainer, Recorder]:
     kinds = chosen_kinds(setup.given) if writes else ()
     recorder.left = lambda: seconds_left(recorder.history, trainer.schedule)
     trainer.resume(recorder)
-    if not recorder.history and recorder.writes:
+    if recorder.writes and recorder.history:
+        _say_changed_code(setup, folder, len(recorder.history))
+    elif recorder.writes:
         folder.begin(setup.given, setup.environment, uncommitted_diff())
     if kinds:
         recorder.trackers = Trackers(kinds, folder.path, about_run(setup.given, folder.path))
     return trainer, recorder
+
+
+def _say_changed_code(setup: Setup, folder: RunFolder, done: int) -> None:
+    """Says so where a run goes on with other code from outside than it had, and takes it down."""
+    changed = changed_code(recorded_environment(folder.path))
+    if changed:
+        print(
+            f"warning: {folder.path} goes on after epoch {done} with other imported code than "
+            f"before: {changed}"
+        )
+    setup.environment["plugins"] = add_changed_code(folder.path, done + 1)
 
 
 def thread_count(cfg: CN, folder: RunFolder) -> int:

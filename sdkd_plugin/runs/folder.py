@@ -32,6 +32,7 @@ from sdkd_plugin.files import read_object, sha256, write_json, write_text
 from sdkd_plugin.idle import todays_identity, usual_values
 from sdkd_plugin.renames import first_names
 from sdkd_plugin.runs.identity import NOT_IDENTITY, data_identity, difference, run_identity
+from sdkd_plugin.runs.imported import recorded_environment
 from sdkd_plugin.runs.lock import FILE as LOCK
 from sdkd_plugin.runs.lock import is_locked
 from sdkd_plugin.runs.record import Result
@@ -53,18 +54,9 @@ def recorded_threads(path: Path) -> int | None:
     """The thread count that the run in a folder began with; None if none is recorded.
 
     Raises:
-        UserError: environment.json is torn, or what it records is no count.
+        UserError: as `recorded_environment`.
     """
-    file = path / "environment.json"
-    recorded = (read_object(file) or {}).get("threads")
-    if recorded is None:
-        return None
-    if type(recorded) is not int or recorded < 1:
-        raise UserError(
-            f"threads in {file} is {recorded!r}; it must be a whole number from 1; remove the run "
-            "folder or restore the file"
-        )
-    return recorded
+    return recorded_environment(path).get("threads")
 
 
 class RunFolder:

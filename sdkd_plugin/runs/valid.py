@@ -121,9 +121,10 @@ def check_environment(environment: Mapping[str, Any]) -> None:
         "command": (_is_words, "a list of words"),
         "versions": (_is_text_by_name, "text by name"),
         "device": (_is_text, "text"),
-        "threads": (is_count, "a whole number"),
+        "threads": (is_positive, "a whole number from 1"),
         "commit": (_is_text, "text"),
         "uncommitted_changes": (lambda value: isinstance(value, bool), "true or false"),
+        "plugins": (_are_plugins, "modules, each with its name and its hash"),
     }
     for key, (test, what) in tests.items():
         if environment.get(key) is not None:
@@ -136,6 +137,17 @@ def _is_text(value: Any) -> bool:
 
 def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_plugins(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_plugin, value))
+
+
+def _is_plugin(value: Any) -> bool:
+    if not isinstance(value, dict) or not is_name(value.get("module")):
+        return False
+    given = value.get("given")  # a path may be long
+    return is_name_or_none(value.get("sha256", 0)) and (given is None or _is_text(given))
 
 
 def _is_text_by_name(value: Any) -> bool:

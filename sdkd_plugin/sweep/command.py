@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -15,6 +16,8 @@ from rich.table import Table
 
 from sdkd_plugin.engine.plan import make_plan
 from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.plugins import describe_plugins
+from sdkd_plugin.runs.imported import changed_code
 from sdkd_plugin.sweep.execute import (
     Outcomes,
     Tick,
@@ -24,7 +27,7 @@ from sdkd_plugin.sweep.execute import (
     run_on_ray,
     run_threads,
 )
-from sdkd_plugin.sweep.jobs import Job, Sweep, read_sweep, unfinished
+from sdkd_plugin.sweep.jobs import Job, Sweep, folder_of, read_sweep, unfinished
 from sdkd_plugin.sweep.progress import KindCost, Remaining, run_all
 from sdkd_plugin.sweep.together import run_in_lockstep
 
@@ -97,6 +100,7 @@ def run_sweep(options: SweepOptions) -> None:
         return
     plan = make_sweep_plan(sweep, todo, options.jobs)
     show_sweep_plan(plan)
+    _say_changed_code({*sweep.teachers, *sweep.students} - {*todo})
     if options.plan_only or not todo:
         return
 
@@ -129,6 +133,24 @@ def _executor(
         return run_local(jobs, options.jobs, logs, tick, options.processes)
 
     return execute
+
+
+def _say_changed_code(finished: set[Job]) -> None:
+    """Says which runs are finished with other code from outside than there is now."""
+    if not describe_plugins():  # to read every record again takes a while
+        return
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for job in finished:
+        result = folder_of(job).result
+        assert result is not None  # it is finished
+        kinds[changed_code(result.environment, finished=True)].add(job.kind)
+    for changed, own in kinds.items():
+        if changed:
+            print(
+                f"warning: finished with other imported code ({changed}): "
+                f"{', '.join(sorted(own))}; these runs are left as they are: remove their folders "
+                "to train them again"
+            )
 
 
 def _say_processes(todo: list[Job], processes: int) -> None:

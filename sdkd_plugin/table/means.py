@@ -1,5 +1,8 @@
 """The main grid: methods by pairs, mean and spread of one metric."""
 
+from collections import defaultdict
+
+from sdkd_plugin.runs.imported import code_of
 from sdkd_plugin.table.cells import Comparison, TableCell
 from sdkd_plugin.table.grids import EMPTY, Cell, Grid, mark_notes
 from sdkd_plugin.table.published import TEACHER
@@ -92,4 +95,20 @@ def _protocol_notes(comparison: Comparison) -> list[str]:
             f"{', '.join(foreign)}: trained by mdistiller, which sets no seed, logs two decimals "
             f"and records no setting but those shown here"
         )
+    return notes + _code_notes(comparison)
+
+
+def _code_notes(comparison: Comparison) -> list[str]:
+    """Says so where a module from outside was not the same in all runs: which was in which row."""
+    rows: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for cell in comparison.cells.values():
+        for run in cell.finished:
+            for module, digest in code_of(run.record.environment):
+                rows[module][digest].add(cell.row)
+
+    notes = []
+    for module, held in sorted(rows.items()):
+        if len(held) > 1:
+            each = [f"{digest} in {' and '.join(sorted(own))}" for digest, own in held.items()]
+            notes.append(f"imported code differs between runs: {module} {', '.join(sorted(each))}")
     return notes

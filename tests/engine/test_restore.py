@@ -211,8 +211,17 @@ RECORDS = [
     ("result.json", "{}", "lacks "),
     ("result.json", "[1]", "result.json"),
     ("environment.json", "[1]", "holds list, not an object"),
-    ("environment.json", '{"threads": "two"}', "threads in .* is 'two'; it must be a whole number"),
-    ("environment.json", '{"threads": 0}', "threads in .* is 0; it must be a whole number"),
+    (
+        "environment.json",
+        '{"threads": "two"}',
+        "environment.threads is 'two'; it must be a whole number from 1",
+    ),
+    (
+        "environment.json",
+        '{"threads": 0}',
+        "environment.threads is 0; it must be a whole number from 1",
+    ),
+    ("environment.json", '{"plugins": [1]}', "environment.plugins is .* modules, each with its"),
 ]
 
 

@@ -94,6 +94,7 @@ FIT = {  # kinds that a field may well be of
     "environment/command": ("null",),
     "environment/versions": ("null",),
     "environment/threads": ("null",),
+    "environment/plugins": ("null",),
     "identity/teacher": ("text", "null"),
     "identity/data": ("text",),
     "identity/KD.TEMPERATURE": ("null", "true", "list", "text", "negative", "long"),

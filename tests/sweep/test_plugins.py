@@ -10,7 +10,9 @@ from support.tiny import BASE
 
 from sdkd_plugin import plugins
 from sdkd_plugin.__main__ import main
+from sdkd_plugin.engine.run import train
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.plugins import Plugin
 from sdkd_plugin.sweep.command import SweepOptions, run_sweep
 from sdkd_plugin.sweep.jobs import read_sweep
 
@@ -118,3 +120,21 @@ def test_the_workers_of_ray_have_the_imports(sweep, tmp_path_factory, monkeypatc
         ray.shutdown()
     (result,) = sweep.parent.rglob("result.json")
     assert json.loads(result.read_text())["environment"]["plugins"][0]["module"] == "my_plugin"
+
+
+def test_a_sweep_says_which_finished_runs_had_other_code(sweep, monkeypatch, capsys):
+    options = SweepOptions(sweep, plan_only=True)
+    plugins.import_plugins(["my_plugin.py"])
+    (job,) = read_sweep(sweep).students
+    assert train(job.config()).result is not None
+    run_sweep(options)
+    assert "imported code" not in capsys.readouterr().out
+
+    (ours,) = plugins.describe_plugins()
+    changed = Plugin(**{**ours, "sha256": "fedcba9876543210"})
+    monkeypatch.setitem(plugins._doors.plugins, "my_plugin", changed)
+    run_sweep(options)
+    assert (
+        f"warning: finished with other imported code (my_plugin.py {ours['sha256'][:8]} -> "
+        "fedcba98): mine/res14_res8; these runs are left as they are"
+    ) in capsys.readouterr().out

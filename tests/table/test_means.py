@@ -1,3 +1,4 @@
+import json
 import re
 
 from support.tables import table
@@ -32,3 +33,25 @@ def test_validation_scores_are_named(make_run, tmp_path):
     make_run("KD", 0, [70.0], ["DATASET.VAL_FRACTION", "0.1"], data="held")
     shown = table(tmp_path, best_epoch=True)
     assert "on the val images" in shown and "best val epoch" in shown and "70.66" not in shown
+
+
+def test_other_imported_code_is_named_with_its_rows(make_run, tmp_path):
+    """Of a run whose code changed on the way both; none where all have the same."""
+
+    def record(run, *digests: str) -> None:
+        path = run / "result.json"
+        tree = json.loads(path.read_text())
+        tree["environment"]["plugins"] = [
+            {"module": "mine", "given": "mine.py", "sha256": each * 16} for each in digests
+        ]
+        path.write_text(json.dumps(tree))
+
+    record(make_run("KD", 0, [70.0]), "a")
+    record(make_run("KD", 1, [70.0]), "a")
+    make_run("NONE", 0, [60.0])  # without it
+    assert "imported code" not in table(tmp_path)
+    record(make_run("CRD", 0, [71.0]), "b")
+    record(make_run("DKD", 0, [71.0]), "a", "b")
+    assert (
+        "- imported code differs between runs: mine aaaaaaaa in DKD and KD, bbbbbbbb in CRD and DKD"
+    ) in table(tmp_path)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sdkd_plugin.runs.imported import code_of
 from sdkd_plugin.runs.read import Run
 from sdkd_plugin.table.cells import Comparison, row_name
 from sdkd_plugin.table.columns import as_text
@@ -124,6 +125,9 @@ def _facts(run: Run) -> dict[str, str]:
         "finished": result.finished,
         "command": " ".join(environment.get("command", ())),
     }
+    code = code_of(environment)
+    if code:
+        found["imported code"] = ", ".join(map(" ".join, code))
     return {key: str(value) for key, value in found.items()}
 
 

@@ -1,5 +1,6 @@
 """The list of runs and what their configs have that others have not."""
 
+import json
 import shutil
 
 from support.tables import report_of_runs
@@ -75,3 +76,14 @@ def test_every_line_links_to_its_config(make_run, tmp_path):
     links = listed.links["run-list"]
     assert set(links) == {each.anchor for each in configs.settings[1:]}
     assert links[0] == links[1] != links[2]  # two seeds of KD, then CRD
+
+
+def test_imported_code_is_a_fact_of_the_runs_that_had_some(make_run, tmp_path):
+    ours = [{"module": "mine", "given": None, "sha256": "0123456789abcdef"}]
+    path = make_run("KD", 0, [70.0]) / "result.json"
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps(tree | {"environment": tree["environment"] | {"plugins": ours}}))
+    make_run("KD", 1, [70.0])
+    grid = sections(tmp_path)[0].grids[0]
+    place = grid.head.index("imported code")
+    assert [row[place].text for row in grid.rows] == ["mine 01234567", ""]
