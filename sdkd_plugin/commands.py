@@ -118,8 +118,10 @@ def _align(options: argparse.Namespace) -> None:
         file=Path(options.file),
         overrides=tuple(options.opts),
         branch=options.branch,
+        teachers=tuple(options.teacher),
         train_teacher=options.train_teacher,
         runs=tuple(options.runs),
+        poster=options.poster,
         format=options.format,
         output=options.output,
     )

@@ -20,7 +20,7 @@ from sdkd_plugin.files import sha256, write_text
 from sdkd_plugin.registry import FORMATS
 from sdkd_plugin.runs.teacher import teacher_path
 from sdkd_plugin.studies.file import Study, read_study
-from sdkd_plugin.studies.motivation import motivation_grid, teachers_grid
+from sdkd_plugin.studies.motivation import motivation_grid, poster_grid, teachers_grid
 from sdkd_plugin.studies.networks import collect
 from sdkd_plugin.studies.temperature import (
     SHARPER,
@@ -74,16 +74,20 @@ class AlignOptions:
         overrides: KEY VALUE pairs for every run, after the file's own.
         branch: which of two temperatures is taken, a key of BRANCHES; reference: the one on the
             side of its smallest cross entropy on which the reference is of its own.
+        teachers: their files, as MODEL=FILE, before what the study file says.
         train_teacher: train missing teachers first.
         runs: folders that hold the finished sweep; empty: the sweep file is written instead.
+        poster: print the poster's own table, too.
         format, output: of the table, as `table` takes them.
     """
 
     file: Path
     overrides: tuple[str, ...] = ()
     branch: str = "reference"
+    teachers: tuple[str, ...] = ()
     train_teacher: bool = False
     runs: tuple[str, ...] = ()
+    poster: bool = False
     format: str = "terminal"
     output: str | None = None
 
@@ -96,11 +100,13 @@ def run_align(options: AlignOptions) -> None:
         UserError: a bad study file, a teacher that cannot be loaded, or runs that cannot be read.
     """
     render = FORMATS[options.format].build
-    study = read_study(options.file, options.overrides)
+    study = read_study(options.file, options.overrides, options.teachers)
     teachers = align_teachers(study, options.branch, options.train_teacher)
     grids = [teachers_grid(teachers)]
     if options.runs:
         grids.append(motivation_grid(teachers, study.students, options.runs))
+    if options.poster:
+        grids.append(poster_grid())
 
     table = TableOptions()
     if options.output is None:

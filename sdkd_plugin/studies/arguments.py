@@ -34,9 +34,19 @@ def _add_align(commands: argparse._SubParsersAction) -> None:
         help="where the finished sweep's runs lie",
     )
     align.add_argument(
+        "--teacher",
+        action="append",
+        default=[],
+        metavar="MODEL=FILE",
+        help="where a teacher of the study lies; may be given several times",
+    )
+    align.add_argument(
         "--train-teacher",
         action="store_true",
         help="train teachers first whose checkpoints are missing",
+    )
+    align.add_argument(
+        "--poster", action="store_true", help="print the poster's own table below, as printed"
     )
     _add_output(align)
     align.add_argument(

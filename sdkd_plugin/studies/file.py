@@ -38,9 +38,12 @@ class Study:
     overrides: Settings = field(default_factory=dict)
 
 
-def read_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
-    """Reads and checks a study file; `overrides` are KEY VALUE pairs, after the file's own.
+def read_study(path: Path, overrides: tuple[str, ...] = (), files: tuple[str, ...] = ()) -> Study:
+    """Reads and checks a study file.
 
+    Args:
+        overrides: KEY VALUE pairs, after the file's own.
+        files: where teachers lie, as MODEL=FILE, before what the file says.
     Raises:
         UserError: unreadable, an unknown key or model, a key that is missing or of the wrong kind,
             fewer than two teachers, or a file of a teacher that does not exist.
@@ -56,7 +59,7 @@ def read_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
         if not isinstance(tree[key], list):
             raise UserError(f"{key} in {path} is {shown(tree[key])}; allowed: a list")
 
-    teachers = _teachers(tree["teachers"], path)
+    teachers = _teachers(tree["teachers"], files, path)
     students = read_names(tree["students"], f"students in {path}")
     for kind, names in (("teachers", teachers), ("students", students)):
         for name in names:
@@ -69,7 +72,8 @@ def read_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
     return Study(path, teachers, students, read_seeds(tree["seeds"], path), given)
 
 
-def _teachers(value: Any, path: Path) -> dict[str, str]:
+def _teachers(value: Any, given: tuple[str, ...], path: Path) -> dict[str, str]:
+    """File by model: what the study file says, then what is given as MODEL=FILE."""
     if isinstance(value, list):
         value = dict.fromkeys(read_names(value, f"teachers in {path}"), "")
     if not isinstance(value, dict) or len(value) < 2:
@@ -79,7 +83,14 @@ def _teachers(value: Any, path: Path) -> dict[str, str]:
         )
     read_names(list(value), f"teachers in {path}")
     files = {name: file or "" for name, file in value.items()}
+    for pair in given:
+        name, _, file = pair.partition("=")
+        if not file:
+            raise UserError(f"--teacher {pair} is not MODEL=FILE")
+        if name not in files:
+            raise unknown("teacher", name, files, f"--teacher; {path} lists them")
+        files[name] = file
     for name, file in files.items():
         if not isinstance(file, str) or (file and not Path(file).is_file()):
-            raise UserError(f"teachers in {path}: {name} is {shown(file)}, which is no file")
+            raise UserError(f"teachers of {path}: {name} is {shown(file)}, which is no file")
     return files

@@ -120,6 +120,18 @@ def motivation_grid(
     return Grid("motivation", title, head, rows, [*marks, *explained, *dict.fromkeys(notes)])
 
 
+def poster_grid() -> Grid:
+    """The poster's first table as printed: whole CIFAR-100, both of its teachers and students."""
+    rows = []
+    for row in published_table(TABLE):
+        if row.method != "KD":  # one of each student and teacher
+            continue
+        alone, loss, own, tau, own_loss, taught = _published(row.teacher, row.student)
+        rows.append([Cell(row.student), alone, loss, Cell(row.teacher), own, tau, own_loss, taught])
+    notes = ["as printed: CIFAR-100 at 32x32, all its training images; no spread is given"]
+    return Grid("poster", "The poster's table", HEAD, rows, notes)
+
+
 def _find(table: Comparison, teacher: "Aligned", student: str) -> _Found:
     """The cells of one student and teacher; the student alone by the protocol of the taught one."""
     columns = [

@@ -141,6 +141,36 @@ def test_the_posters_numbers_stand_beside(shared):
         assert shown == [row[key] for key in keys]
 
 
+@pytest.mark.slow
+def test_the_posters_table_is_printed_as_it_is(shared, capsys, finished):
+    path, _ = finished
+    capsys.readouterr()
+    assert main(["align", str(path), "--train-teacher", "--poster", "--format", "csv"]) == 0
+    shown = capsys.readouterr().out
+    shown = shown[shown.index("student,top-1,CE") :].splitlines()
+    printed = list(csv.reader(shown[:5]))[1:]
+    path = shared / "published" / "cifar100_poster_motivation.csv"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    expected = list(csv.reader(lines))[1:]
+    assert printed == expected
+
+
+def test_a_teachers_file_may_be_given_with_the_command(tmp_path, capsys):
+    one, two = save_teacher(tmp_path / "one"), tmp_path / "two"
+    save_teacher(two, "resnet20")
+    path = write_study(tmp_path, teachers={"resnet14": "", "resnet20": str(one)})
+    given = (f"resnet20={two}", f"resnet14={one}")
+    assert read_study(path, files=given).teachers == {"resnet14": str(one), "resnet20": str(two)}
+    for wrong, message in (
+        ("resnet20", "--teacher resnet20 is not MODEL=FILE"),
+        ("resnet8=x", "unknown teacher 'resnet8' in --teacher"),
+        ("resnet14=nix", "resnet14 is 'nix', which is no file"),
+    ):
+        assert main(["align", str(path), "--teacher", wrong]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
