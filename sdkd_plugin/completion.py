@@ -6,8 +6,9 @@ from sdkd_plugin.arguments import make_parser
 from sdkd_plugin.errors import UserError
 
 PROGRAM = "sdkd"  # the installed command's name
-FILES = ("cfg", "ckpt", "file", "output", "script")  # the arguments that are files,
-FOLDERS = ("folder", "folders", "run", "checkout")  # and folders
+# the arguments that are files, and folders
+FILES = ("cfg", "ckpt", "file", "output", "script", "sheet", "imports")
+FOLDERS = ("folder", "folders", "run", "runs", "checkout")
 
 
 def completion(shell: str) -> str:

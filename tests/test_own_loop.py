@@ -243,6 +243,11 @@ BAD = [
     (dict(loader=[]), "loader gave no batch"),
     (dict(loader=[torch.zeros(2, 3, 8, 8)]), "loader gives a tensor [2, 3, 8, 8]; allowed: pairs"),
     (dict(loader=[(torch.zeros(2, 1, 8, 8), torch.zeros(2))]), "images of shape [2, 1, 8, 8]"),
+    (dict(loader=[(torch.zeros(2, 3, 8, 8).byte(), torch.zeros(2))]), "images of torch.uint8"),
+    (dict(loader=[(torch.zeros(2, 3, 8, 8), torch.zeros(2))]), "targets [2] of torch.float32"),
+    (dict(loader=[(torch.zeros(2, 3, 8, 8), torch.eye(2).long())]), "targets [2, 2] of"),
+    (dict(student=nn.Flatten()), "Flatten has no weights to learn or to teach by"),
+    (dict(teacher=lambda image: image), "function has no weights"),
     (dict(student=Tupled()), "Tupled returns dict; allowed: logits"),
     (dict(student=nn.Sequential(nn.Linear(5, 5))), "cannot run images [N, 3, 16, 16]"),
 ]

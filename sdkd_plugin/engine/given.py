@@ -21,8 +21,13 @@ def with_features(network: nn.Module, size: int) -> nn.Module:
     Args:
         size: of the images that it will see, pixels.
     Raises:
-        UserError: it cannot run them, or returns something else.
+        UserError: it is no network with weights, cannot run them, or returns something else.
     """
+    if not isinstance(network, nn.Module) or not any(True for _ in network.parameters()):
+        raise UserError(
+            f"{type(network).__name__} has no weights to learn or to teach by; allowed: a "
+            "torch.nn.Module with parameters"
+        )
     weight = next(network.parameters())
     image = torch.zeros(2, 3, size, size, device=weight.device, dtype=weight.dtype)
     kind = type(network).__name__
@@ -64,6 +69,13 @@ def first_pair(loader: Iterable[Pair]) -> Pair:
     if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3]:
         raise UserError(
             f"loader gives images of shape {list(image.shape)}; allowed: [N, 3, H, W], H = W"
+        )
+    if not image.is_floating_point():
+        raise UserError(f"loader gives images of {image.dtype}; allowed: floats, normalised")
+    if target.shape != image.shape[:1] or target.dtype != torch.int64:
+        raise UserError(
+            f"loader gives targets {list(target.shape)} of {target.dtype}; allowed: [N] of "
+            "torch.int64, the images' classes"
         )
     return image, target
 

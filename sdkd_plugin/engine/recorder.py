@@ -1,21 +1,17 @@
-"""What a run leaves behind, epoch by epoch: history, checkpoints, TensorBoard, the terminal."""
+"""What a run leaves behind, epoch by epoch: history, checkpoints, trackers, the terminal."""
 
 import json
-import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from sdkd_plugin import weights
 from sdkd_plugin.distillers.base import Phase
 from sdkd_plugin.engine import checkpoint
 from sdkd_plugin.engine.curves import draw_curves
+from sdkd_plugin.engine.events import RunEvents
 from sdkd_plugin.engine.remaining import in_words
 from sdkd_plugin.engine.restore import Row, todays_row
 from sdkd_plugin.engine.trackers import Trackers
@@ -37,27 +33,19 @@ class Recorder:
         folder: where everything goes.
         save_freq: epochs between checkpoints that are kept.
         writes: whether this process writes, of several that train the run.
-        tensorboard: whether TensorBoard's events are written.
-        trackers: who else is told.
+
+    Attributes:
+        trackers: who is told of each epoch.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        save_freq: int,
-        writes: bool = True,
-        tensorboard: bool = True,
-        trackers: Trackers | None = None,
-    ):
+    def __init__(self, folder: RunFolder, save_freq: int, writes: bool = True):
         self.folder = folder
         self.save_freq = save_freq
         self.writes = writes
         self.label = ""  # before each line on the terminal, where several runs speak
         self.history: list[Row] = []
         self.left: Callable[[], float | None] = lambda: None  # seconds, where somebody knows
-        self.events: RecordWriter | None = None
-        self.trackers = trackers
-        self.tensorboard = tensorboard
+        self.trackers: list[RunEvents | Trackers] = []
 
     @property
     def best(self) -> Row | None:
@@ -162,17 +150,10 @@ class Recorder:
         )
 
     def report(self, phase: Phase) -> None:
-        """Shows the last epoch on the terminal and in TensorBoard."""
+        """Shows the last epoch on the terminal and to the trackers."""
         row = self.history[-1]
-        if self.events is None and self.tensorboard:
-            self.events = open_events(self.folder.path / "train.events", len(self.history))
-        if self.events is not None:
-            for key, value in row.items():
-                if key != "phase":
-                    self.events.write(event(step=len(self.history), summary=scalar(key, value)))
-            self.events.flush()
-        if self.trackers is not None:
-            self.trackers.epochs(self.history)
+        for tracker in self.trackers:
+            tracker.epochs(self.history)
 
         score = f"test top-1 {row['test_top1']:.2f}  " if "test_top1" in row else ""
         tqdm.write(
@@ -186,22 +167,22 @@ class Recorder:
         return f"  {in_words(seconds)}" if seconds else ""
 
     def finish(self, result: Result) -> None:
-        """Tells the trackers how the run ended, whose record is written already; then `close`."""
-        if self.trackers is not None:
-            numbers = {f"last_{name}": value for name, value in result.last.items()}
-            numbers |= {f"best_{name}": value for name, value in result.best.items()}
-            numbers |= {f"teacher_{n}": v for n, v in (result.teacher_score or {}).items()}
-            self.trackers.epochs(self.history)  # those that an earlier process did not tell
-            self.trackers.finish(numbers, draw_curves(self.history))
-        self.close()
+        """Tells the trackers how the run ended, whose record is written already."""
+        if not self.trackers:
+            return
+        numbers = {f"last_{name}": value for name, value in result.last.items()}
+        numbers |= {f"best_{name}": value for name, value in result.best.items()}
+        numbers |= {f"teacher_{n}": v for n, v in (result.teacher_score or {}).items()}
+        curves = draw_curves(self.history)
+        for tracker in self.trackers:
+            tracker.epochs(self.history)  # those that an earlier process did not tell
+            tracker.finish(numbers, curves)
 
     def close(self) -> None:
-        """Ends the TensorBoard file. A run that failed must too: its process may train others."""
-        if self.trackers is not None:
-            self.trackers.close()
-        if self.events is not None:
-            self.events.close()
-            self.events = None
+        """Ends the trackers. A run that failed must too: its process may train others."""
+        for tracker in self.trackers:
+            tracker.close()
+        self.trackers = []
 
 
 def _is_identity(found: Any, wanted: dict[str, Any]) -> bool:
@@ -217,22 +198,3 @@ def best_row(history: list[Row]) -> Row | None:
     """The first row with the highest HEADLINE metric; None where none is scored."""
     scored = [row for row in history if f"test_{HEADLINE}" in row]
     return max(scored, key=lambda row: row[f"test_{HEADLINE}"], default=None)
-
-
-def open_events(folder: Path, step: int) -> RecordWriter:
-    """A TensorBoard file whose steps replace those from `step` on in older files of the folder.
-
-    It is written as it is told, and closed though the disk is full: SummaryWriter has a thread that
-    a full disk ends, and then waits for it for ever; EventsWriter then keeps the file open.
-    """
-    folder.mkdir(exist_ok=True)
-    name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.from{step}"
-    events = RecordWriter(str(folder / name))
-    events.write(event(file_version="brain.Event:2"))
-    events.write(event(step=step, session_log=SessionLog(status=SessionLog.START)))
-    return events
-
-
-def event(**content: Any) -> bytes:
-    """A TensorBoard event of this moment."""
-    return Event(wall_time=time.time(), **content).SerializeToString()

@@ -19,6 +19,7 @@ from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.engine.build import build_distiller, build_teacher, check_teacher_data
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import describe, evaluate
+from sdkd_plugin.engine.events import RunEvents
 from sdkd_plugin.engine.recorder import Recorder
 from sdkd_plugin.engine.remaining import seconds_left
 from sdkd_plugin.engine.threads import choose_threads
@@ -140,7 +141,7 @@ def start(setup: Setup, folder: RunFolder) -> tuple[Trainer, Recorder]:
     trainer = Trainer(setup.cfg, setup.distiller, setup.dataset, setup.accelerator)
     log = setup.given.LOG
     writes = trainer.ranks.writes
-    recorder = Recorder(folder, log.SAVE_CHECKPOINT_FREQ, writes, "tensorboard" in log.TRACKERS)
+    recorder = Recorder(folder, log.SAVE_CHECKPOINT_FREQ, writes)
     kinds = chosen_kinds(setup.given) if writes else ()
     recorder.left = lambda: seconds_left(recorder.history, trainer.schedule)
     trainer.resume(recorder)
@@ -148,8 +149,12 @@ def start(setup: Setup, folder: RunFolder) -> tuple[Trainer, Recorder]:
         _say_changed_code(setup, folder, len(recorder.history))
     elif recorder.writes:
         folder.begin(setup.given, setup.environment, uncommitted_diff())
-    if kinds:
-        recorder.trackers = Trackers(kinds, folder.path, about_run(setup.given, folder.path))
+    if writes:
+        about = about_run(setup.given, folder.path)
+        if "tensorboard" in log.TRACKERS:
+            recorder.trackers.append(RunEvents(folder.path, about["config"]))
+        if kinds:
+            recorder.trackers.append(Trackers(kinds, folder.path, about, len(recorder.history)))
     return trainer, recorder
 
 

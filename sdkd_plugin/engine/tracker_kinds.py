@@ -26,9 +26,11 @@ class Tool:
 
     Attributes:
         run_id: what the tool calls the run.
+        delay: seconds until what it was told outlives a process that is killed.
     """
 
     run_id: str
+    delay = 0.0
     _tracker: Any  # of accelerate
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
@@ -46,6 +48,8 @@ class Tool:
 
 class WandbTool(Tool):
     """Weights & Biases: offline under LOG.PREFIX/wandb, unless WANDB_MODE says otherwise."""
+
+    delay = 20.0  # it writes its file every 15 seconds
 
     def __init__(self, about: About, run_id: str | None):
         import wandb
@@ -109,6 +113,8 @@ class MlflowTool(Tool):
 
 class TrackioTool(Tool):
     """trackio, on this machine: in LOG.PREFIX/trackio, unless TRACKIO_DIR says otherwise."""
+
+    delay = 2.0  # it writes every half second
 
     def __init__(self, about: About, run_id: str | None):
         os.environ.setdefault("TRACKIO_DIR", str(Path(about["prefix"], "trackio").resolve()))

@@ -2,9 +2,11 @@
 own, so that none can stop a training, or be waited for by one.
 """
 
+import math
 import queue
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
@@ -23,26 +25,37 @@ Row = Mapping[str, Any]
 Job = Callable[[Tool], None]
 
 
+def warn_left_out(name: str, why: str) -> None:
+    """Says in one line that a run goes on without a tracker."""
+    said = printable(" ".join(why.split()))[:300]
+    warnings.warn(
+        f"tracker {name} is left out from here on, the training goes on: {said}", stacklevel=3
+    )
+
+
 class Tracker:
     """One tool that follows one run.
 
     What it is told goes to a thread; whatever goes wrong there is told once, and from then on this
-    tracker is left out. It knows which epochs it was told, in a file in the run's folder, so that
-    a resumed run goes on in the same run of the tool, and misses none.
+    tracker is left out. It knows which epochs the tool keeps, in a file in the run's folder, so
+    that a resumed run goes on in the same run of the tool, and misses none. Epochs that are trained
+    again, or that a killed process may have taken with it, are told again.
 
     Args:
         name: one of KINDS.
         run: the run's folder.
         about: what `tracker_kinds` needs to begin or go on with it.
+        done: the run's complete epochs.
     """
 
-    def __init__(self, name: str, run: Path, about: Mapping[str, Any]):
+    def __init__(self, name: str, run: Path, about: Mapping[str, Any], done: int):
         self.name = name
         self.failed = False
         self._file = run / FOLDER / f"{name}.json"
         self._about = about
         self._queue: queue.Queue[Job | None] = queue.Queue(WAITING)
-        self._epochs = 0  # that the tool knows
+        self._epochs = done  # that the tool was told; not more, whatever the file says
+        self._told: deque[tuple[float, int]] = deque()  # when it was told so many epochs
         self._thread = Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
 
@@ -63,7 +76,8 @@ class Tracker:
             for step, row in enumerate(rows[self._epochs :], start=self._epochs + 1):
                 tool.log({key: value for key, value in row.items() if key != "phase"}, step)
             self._epochs = len(rows)
-            self._remember(tool.run_id)
+            self._told.append((time.monotonic(), self._epochs))
+            self._remember(tool)
 
         self.tell(log)
 
@@ -80,29 +94,32 @@ class Tracker:
     def _work(self) -> None:
         try:
             held = read_object(self._file) or {}
-            self._epochs = int(held.get("epochs", 0))
+            self._epochs = min(self._epochs, int(held.get("epochs", 0)))
             tool = KINDS[self.name](self._about, held.get("id"))
-            self._remember(tool.run_id)
+            self._told.append((-math.inf, self._epochs))
+            self._remember(tool)
             while (job := self._queue.get()) is not None:
                 job(tool)
             tool.finish()
+            self._told.append((-math.inf, self._epochs))
+            self._remember(tool)
         # foreign code, which must not end a training, whatever it raises
         except (Exception, SystemExit) as error:
             self._fail(f"{type(error).__name__}: {error}")
 
-    def _remember(self, run_id: str) -> None:
+    def _remember(self, tool: Tool) -> None:
+        """Writes down how many epochs the tool keeps whatever happens now."""
+        kept = [n for when, n in self._told if when + tool.delay <= time.monotonic()][-1]
+        while self._told[0][1] < kept:
+            self._told.popleft()
         self._file.parent.mkdir(exist_ok=True)
-        write_json(self._file, {"id": run_id, "epochs": self._epochs})
+        write_json(self._file, {"id": tool.run_id, "epochs": kept})
 
     def _fail(self, why: str) -> None:
         if self.failed:
             return
         self.failed = True
-        said = printable(" ".join(why.split()))[:300]
-        warnings.warn(
-            f"tracker {self.name} is left out from here on, the training goes on: {said}",
-            stacklevel=2,
-        )
+        warn_left_out(self.name, why)
 
 
 class Trackers:
@@ -111,11 +128,11 @@ class Trackers:
     Args:
         names: of KINDS; none in a process that does not write.
         run: the run's folder.
-        about: see `Tracker`.
+        about, done: see `Tracker`.
     """
 
-    def __init__(self, names: tuple[str, ...], run: Path, about: Mapping[str, Any]):
-        self._all = [Tracker(name, run, about) for name in names]
+    def __init__(self, names: tuple[str, ...], run: Path, about: Mapping[str, Any], done: int):
+        self._all = [Tracker(name, run, about, done) for name in names]
 
     def epochs(self, history: list[dict[str, Any]]) -> None:
         """Tells each the epochs that it does not know yet."""

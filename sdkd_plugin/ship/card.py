@@ -230,7 +230,7 @@ def _front_matter(title: str, record: Result, seeds: Iterable[Result]) -> str:
         dataset_name=printable(record.dataset),
         dataset_split=_split(record),
         metric_type="accuracy",
-        metric_name=f"top-1 of the last epoch, mean over {summary.n} seeds",
+        metric_name=f"top-1 of the last epoch, mean over {summary.n} seed{'s' * (summary.n > 1)}",
         metric_value=round(summary.mean / 100, 6),
     )
     data = ModelCardData(

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdkd_plugin.distillers.sdkd import SDKD
-from sdkd_plugin.engine.recorder import event, open_events
+from sdkd_plugin.engine.events import event, open_events
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.runs.metrics import read_metrics
 from sdkd_plugin.studies.figure import make_folder, new_figure, write_figure, write_rows

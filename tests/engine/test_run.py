@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +17,8 @@ from support.tiny import (
     tiny_config,
     tiny_yaml,
     train_command,
-    train_until_killed,
     words,
 )
-from tensorboardX.proto.event_pb2 import Event
 
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.config import active_config, load_config
@@ -147,37 +144,6 @@ def test_held_out_images_are_evaluated_instead_of_the_test_images(tmp_path):
     assert found["evaluates"] == "val" and found["train_images"] == len(dataset.train) < 143
     step = 100 / len(dataset.test)
     assert found["last"]["top1"] / step == pytest.approx(round(found["last"]["top1"] / step))
-
-
-def events(folder: Path) -> list[Event]:
-    """What TensorBoard would read: records of length (8 bytes), checksum (4), message, checksum."""
-    found = []
-    for path in sorted(folder.glob("train.events/events.out.tfevents.*")):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            found.append(Event.FromString(data[12 : 12 + length]))
-            data = data[16 + length :]
-    return found
-
-
-def test_tensorboard_gets_every_number_of_every_epoch(finished):
-    shown = {
-        (event.step, value.tag): value.simple_value
-        for event in events(finished)
-        for value in event.summary.value
-    }
-    for row in metrics(finished):
-        for key in row.keys() - {"phase"}:
-            assert shown[int(row["epoch"]), key] == pytest.approx(float(row[key]), rel=1e-6)
-    assert [event.step for event in events(finished) if event.HasField("session_log")] == [1]
-
-
-def test_tensorboard_is_told_which_epochs_are_trained_again(tmp_path):
-    cfg = tiny_config(tmp_path)
-    train_until_killed(cfg, steps=7)
-    folder = train(cfg, resume=True).path
-    assert sorted(event.step for event in events(folder) if event.HasField("session_log")) == [1, 3]
 
 
 def test_the_environment_is_written_down(finished):

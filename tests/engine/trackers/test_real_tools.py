@@ -1,17 +1,13 @@
 """The real tools, offline, and a real server on this machine."""
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
-import time
 import warnings
 from pathlib import Path
 
 import pytest
 from support.tiny import BASE, assert_same_run, result, train_until_killed
-from support.trackers import config
+from support.trackers import config, mlflow_server
 
 from sdkd_plugin.engine import trackers as module
 from sdkd_plugin.engine.run import train
@@ -82,54 +78,21 @@ def test_trackio_has_one_run_with_every_epoch(patient, tmp_path):
     assert end["last_top1"] == result(folder)["last"]["top1"]
 
 
-SERVER = "mlflow server --host 127.0.0.1 --port {port} --backend-store-uri sqlite:///{db}"
-
-
 @pytest.mark.slow
 def test_a_real_mlflow_server_gets_it_and_its_death_stops_nothing(patient, tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="needs the extra trackers")
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = SERVER.format(port=port, db=tmp_path / "server.db").split()
-    server = subprocess.Popen(
-        [sys.executable, "-m", *words],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    uri = f"http://127.0.0.1:{port}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    try:
-        _wait_for(uri)
+    with mlflow_server(tmp_path) as (uri, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         folder = train(config(tmp_path, ["mlflow"], **{"LOG.PREFIX": tmp_path / "a"}))
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(uri)
         (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
         assert run.data.metrics["last_top1"] == result(folder.path)["last"]["top1"]
-    finally:
-        os.killpg(server.pid, 9)
-        server.wait()
     with pytest.warns(UserWarning, match="tracker mlflow is left out"):
         dead = train(config(tmp_path, ["mlflow"], **{"LOG.PREFIX": tmp_path / "b"}))
     assert_same_run(dead.path, folder.path)
-
-
-def _wait_for(uri: str) -> None:
-    import urllib.request
-
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=2)
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError("the server has not started")
 
 
 def test_base_is_the_tiny_run():

@@ -1,5 +1,6 @@
 """Trackers follow a run, go on where it goes on, and can neither stop, slow nor change it."""
 
+import json
 import time
 import warnings
 from threading import Event
@@ -87,6 +88,38 @@ def test_an_epoch_that_nobody_told_is_told_later(told, tmp_path):
     assert [step for step, _ in told[0].rows] == [1, 2]
 
 
+def test_an_epoch_that_is_trained_again_is_told_again(told, tmp_path):
+    """As after a damaged `latest`: the tool knows an epoch more than the run."""
+    cfg = config(tmp_path, ["wandb"])
+    train_until_killed(cfg, 4)
+    (file,) = tmp_path.rglob("trackers/wandb.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "epochs": 2}))
+    train(cfg, resume=True)
+    assert [[step for step, _ in run.rows] for run in told] == [[1], [2]]
+
+
+def test_what_a_killed_process_took_with_it_is_told_again(told, tmp_path, monkeypatch):
+    """A tool that keeps nothing for an hour, by the file that the run's folder has after a kill."""
+    monkeypatch.setattr(Told, "delay", 3600.0)
+    cfg = config(tmp_path, ["wandb"])
+    left = []
+
+    class Dies(Told):
+        def finish(self):
+            (file,) = tmp_path.rglob("trackers/wandb.json")
+            left.append(json.loads(file.read_text()))
+            super().finish()
+
+    monkeypatch.setitem(KINDS, "wandb", Dies)
+    train_until_killed(cfg, 4)
+    (file,) = tmp_path.rglob("trackers/wandb.json")
+    assert json.loads(file.read_text()) == {"id": "run0", "epochs": 1}  # it ended in order
+    assert left == [{"id": "run0", "epochs": 0}]
+    file.write_text(json.dumps(left[0]))
+    train(cfg, resume=True)
+    assert [[step for step, _ in run.rows] for run in told] == [[1], [1, 2]]
+
+
 def test_the_bits_are_the_same_with_and_without(told, tmp_path):
     taught = {"DISTILLER.TYPE": "SDKD", "DISTILLER.TEACHER_CKPT": save_teacher(tmp_path / "t")}
     one = train(config(tmp_path / "one", ["tensorboard", "wandb"], **taught))
@@ -166,7 +199,7 @@ def test_a_tracker_that_does_not_keep_up_is_left_out(told, tmp_path, monkeypatch
 
     monkeypatch.setitem(KINDS, "wandb", Slow)
     monkeypatch.setattr(module, "WAITING", 2)
-    tracker = module.Tracker("wandb", tmp_path, {})
+    tracker = module.Tracker("wandb", tmp_path, {}, 0)
     assert begun.wait(60)
     tracker.tell(lambda tool: None)
     tracker.tell(lambda tool: None)
