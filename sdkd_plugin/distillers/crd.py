@@ -21,7 +21,8 @@ from sdkd_plugin.distillers.base import (
     full_precision,
 )
 from sdkd_plugin.distillers.host_copy import HostCopy
-from sdkd_plugin.models.probe import outline, pooled_dim
+from sdkd_plugin.models.outline import outline
+from sdkd_plugin.models.probe import pooled_dim
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

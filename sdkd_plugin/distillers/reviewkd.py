@@ -15,7 +15,8 @@ from sdkd_plugin.allowed import Anything, AtLeast
 from sdkd_plugin.distillers.base import Distiller, Step, add_up, at_least_float32, cross_entropy
 from sdkd_plugin.distillers.dkd import warmup_factor
 from sdkd_plugin.models.base import conv_norm, convolution
-from sdkd_plugin.models.probe import outline, probe
+from sdkd_plugin.models.outline import outline
+from sdkd_plugin.models.probe import probe
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {

@@ -1,13 +1,13 @@
 """What a caller's own networks and batches must be, see `own_loop`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.models.library import LibraryModel
+from sdkd_plugin.models.adopted import adopt, what_is
 from sdkd_plugin.models.probe import eval_mode
 
 # One batch of a loader: image [N, 3, H, W], normalised, and target [N] int64.
@@ -39,14 +39,7 @@ def with_features(network: nn.Module, size: int) -> nn.Module:
             f"{kind} cannot run images [N, 3, {size}, {size}], which the loader gives: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
-    if isinstance(given, Tensor) and given.dim() == 2:
-        return type(kind, (LibraryModel,), {})(network, size)
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
-        return network
-    raise UserError(
-        f"{kind} returns {_shape(given)}; allowed: logits [N, K], or (logits, feats) as "
-        "models/base.py says"
-    )
+    return adopt(network, kind, given, size)
 
 
 def first_pair(loader: Iterable[Pair]) -> Pair:
@@ -88,17 +81,8 @@ def as_pair(batch: Any, device: torch.device | str) -> Pair:
         or not all(isinstance(part, Tensor) for part in batch)
     ):
         raise UserError(
-            f"loader gives {_shape(batch)}; allowed: pairs of tensors (image [N, 3, H, W], "
+            f"loader gives {what_is(batch)}; allowed: pairs of tensors (image [N, 3, H, W], "
             "target [N])"
         )
     image, target = batch
     return image.to(device), target.to(device)
-
-
-def _shape(value: Any) -> str:
-    """What a value is, in a few words."""
-    if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    return type(value).__name__

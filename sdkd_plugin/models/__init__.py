@@ -7,6 +7,7 @@ Checkpoints therefore load both ways. Every model maps images [N, 3, H, W] to
 from torch import nn
 
 from sdkd_plugin.errors import UserError
+from sdkd_plugin.models.adopted import adopt_built
 from sdkd_plugin.registry import MODELS
 
 # weights that mdistiller offers
@@ -14,14 +15,16 @@ PUBLISHED_TEACHERS = ("resnet56", "resnet110", "resnet32x4", "ResNet50", "wrn_40
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:
-    """Builds a freshly initialised model of the zoo.
+    """Builds a freshly initialised model of the zoo, of a library, or from outside; one that
+    returns logits alone is watched as a library's is.
 
     Args:
         name: a name registered in `MODELS`, such as "resnet20".
         num_classes: length of the logits, at least 1.
 
     Raises:
-        UserError: the name is unknown (the nearest known one is named), or there are no classes.
+        UserError: the name is unknown (the nearest known one is named), there are no classes, or
+            what `adopt_built` says of one from outside.
     """
     entry = MODELS[name]
     if num_classes < 1:
@@ -30,7 +33,7 @@ def build_model(name: str, num_classes: int) -> nn.Module:
             "look at the data set's labels"
         )
 
-    return entry.build(num_classes)
+    return adopt_built(entry.build(num_classes), name, entry.info.get("size"))
 
 
 def teacher_checkpoint(name: str) -> str:

@@ -113,7 +113,8 @@ def runs(net: nn.Module, size: int) -> Any:
     this size.
     """
     weight = next(net.parameters())
-    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(SEED))
+    generator = torch.Generator().manual_seed(SEED)
+    noise = torch.randn(1, 3, size, size, generator=generator, device="cpu")
     with torch.no_grad(), eval_mode(net):
         try:
             return net(noise.to(weight))

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-
-from sdkd_plugin.models import build_model
 
 
 @contextmanager
@@ -50,22 +47,3 @@ def pooled_dim(model: nn.Module) -> int:
     """Length D of the model's pooled feature vector [N, D]; the image size does not change it."""
     _, feats = probe(model)
     return feats["pooled_feat"].shape[1]
-
-
-@cache
-def outline(name: str) -> tuple[list[int], list[int]] | None:
-    """What mdistiller's configs say of a model's stages, stem left out, and of its pooled vector.
-
-    Returns:
-        their channels, and, the other way round, their sizes in pixels for images of 32x32; None
-        for a model that cannot be run without memory for its weights, as a plug-in's may be.
-    Raises:
-        UserError: the name is unknown.
-    """
-    try:
-        with torch.device("meta"):
-            _, feats = probe(build_model(name, 2))
-    except RuntimeError:
-        return None
-    maps = [*feats["feats"][1:], feats["pooled_feat"][..., None, None]]
-    return [each.shape[1] for each in maps], [each.shape[2] for each in reversed(maps)]

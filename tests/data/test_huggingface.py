@@ -89,7 +89,7 @@ def test_a_saved_folder(load: Callable, make: Callable, save: Callable) -> None:
     require_seven(load())
 
 
-def test_a_folder_of_files_is_what_imagefolder_makes_of_it(load: Callable, root: Path) -> None:
+def test_a_folder_of_files(load: Callable, root: Path) -> None:
     pytest.importorskip("datasets", reason="needs the extra huggingface")
     write_files(root)
     found, expected = load(), load(kind="imagefolder")
@@ -108,9 +108,7 @@ def test_a_folder_of_parquet_files(load: Callable, make: Callable, root: Path) -
 
 
 @pytest.mark.parametrize("names", [("test", "validation"), ("validation", "val"), ("val",)])
-def test_the_first_of_several_evaluated_splits_is_taken(
-    load: Callable, make: Callable, save: Callable, names: tuple[str, ...]
-) -> None:
+def test_evaluated_splits(load: Callable, make: Callable, save: Callable, names: tuple) -> None:
     others = {name: make({9: 0}) for name in names[1:]}
     save(**others, train=make(TRAIN), **{names[0]: make(TEST)})
     require_seven(load())
@@ -148,9 +146,7 @@ def test_a_column_that_is_missing(
 
 
 @pytest.mark.parametrize("label", [-1, None])
-def test_a_missing_label_is_named(
-    load: Callable, make: Callable, save: Callable, label: int | None
-) -> None:
+def test_a_missing_label(load: Callable, make: Callable, save: Callable, label: object) -> None:
     save(train=make(TRAIN), test=make({4: 0, 5: label}))
     with pytest.raises(
         UserError, match=rf"label of '.*images test' row 1 is {label}; allowed: .* 0 to 2; take"
