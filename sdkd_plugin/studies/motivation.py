@@ -116,6 +116,7 @@ def motivation_grid(
         rows = [row[: len(HEAD)] for row in rows]
     marks = mark_notes(rows)
     explained = ["top-1 in %, CE in nats; last epoch, mean ± sample standard deviation (n seeds)"]
+    explained += _sources() if beside else []
     title = "The same students under teachers of equal cross entropy"
     return Grid("motivation", title, head, rows, [*marks, *explained, *dict.fromkeys(notes)])
 
@@ -129,7 +130,7 @@ def poster_grid() -> Grid:
         alone, loss, own, tau, own_loss, taught = _published(row.teacher, row.student)
         rows.append([Cell(row.student), alone, loss, Cell(row.teacher), own, tau, own_loss, taught])
     notes = ["as printed: CIFAR-100 at 32x32, all its training images; no spread is given"]
-    return Grid("poster", "The poster's table", HEAD, rows, notes)
+    return Grid("poster", "The poster's table", HEAD, rows, [*notes, *_sources()])
 
 
 def _find(table: Comparison, teacher: "Aligned", student: str) -> _Found:
@@ -178,6 +179,13 @@ def _published(teacher: str, student: str) -> list[Cell]:
         _printed(_in_source(_LOSS, own)),
         _printed(taught.value if taught else None),
     ]
+
+
+def _sources() -> list[str]:
+    """Whose the published numbers are, and of which epoch."""
+    rows = published_table(TABLE)
+    told = [f"published: {row.source.split(';')[0]}; epoch: {row.statistic}" for row in rows]
+    return list(dict.fromkeys(told))
 
 
 def _in_source(pattern: re.Pattern[str], row: Published | None) -> str | None:

@@ -16,7 +16,7 @@ from sdkd_plugin.errors import UserError
 from sdkd_plugin.studies import align
 from sdkd_plugin.studies.align import align_teachers, sweep_tree
 from sdkd_plugin.studies.file import read_study
-from sdkd_plugin.studies.motivation import _published, teachers_grid
+from sdkd_plugin.studies.motivation import _published, _sources, teachers_grid
 
 DIGITS = {
     "DATASET.TYPE": "digits",
@@ -130,6 +130,10 @@ def test_a_teacher_without_a_root_is_said_and_left_out(tmp_path):
     assert any("no temperature gives vgg13" in note for note in grid.notes)
     kd = sweep_tree(read_study(study), [reference, lost])["variants"]["kd"]
     assert [own["DISTILLER.TEACHER"] for own in kd.values()] == ["resnet14"]
+
+
+def test_the_published_columns_say_which_epoch_they_are_of():
+    assert _sources() == ["published: SDKD poster, first table; epoch: unknown"]
 
 
 def test_the_posters_numbers_stand_beside(shared):
