@@ -107,6 +107,19 @@ def splits_gradients(solver: CN) -> bool:
     return solver.OPTIMIZER == DOT
 
 
+def whole_batch_reason(cfg: CN) -> str:
+    """What of this config needs each batch whole, so that several processes cannot share it: the
+    method, or a setting of it that it declares (`whole_batch_if`); "" if nothing does.
+    """
+    method = METHODS[cfg.DISTILLER.TYPE]
+    if method.build.needs_whole_batch:
+        return method.name
+    flat = dict(flatten(cfg.get(method.name, {})))
+    declared = method.info.get("whole_batch_if", {})
+    settings = [f"{key} {value}" for key, value in declared.items() if flat[key] == value]
+    return ", ".join(f"{method.name}.{setting}" for setting in settings)
+
+
 def _check_dot(cfg: CN) -> None:
     """Raises UserError where DOT is asked for and cannot be had."""
     solver = cfg.SOLVER

@@ -47,7 +47,8 @@ class Distiller(nn.Module):
     Epoch-valued config keys are declared at registration (`epoch_keys`), so that short schedules
     scale them; so are keys that name a file (`file_keys`), whose content then counts as part of the
     run's identity, not its path. What each key may hold is declared there, too (`allowed`), as is
-    what several must hold together (`rule`) and the first name of one that was renamed (`renamed`).
+    what several must hold together (`rule`), the first name of one that was renamed (`renamed`) and
+    values with which alone the method needs whole batches (`whole_batch_if`).
 
     Attributes:
         teacher_from: "checkpoint": trained and frozen; "scratch": freshly initialised, the method
@@ -59,7 +60,8 @@ class Distiller(nn.Module):
             [N, 3, H, W], a second, strongly augmented one.
         needs_constant_batch: a last short batch is left out.
         needs_whole_batch: what it computes on a batch is not the mean of what it computes on parts,
-            as where images are compared with each other or remembered; one process only.
+            as where images are compared with each other or remembered, whatever its settings; one
+            process only.
         optional_phases: its defaults need one phase; only some settings ask for more.
         splits_losses: each of its steps has loss_ce and loss_kd, and it reads no momentum, so that
             the two may have momenta of their own (SOLVER.OPTIMIZER dot).

@@ -135,6 +135,8 @@ def trained_student(student: nn.Module, path: str) -> nn.Module:
     rule=check_sync,
     epoch_keys=("WARMUP", "HANDOVER"),
     file_keys=("SYNC_CKPT",),
+    # another image's features are those of the one before in the batch
+    whole_batch_if={"TEACHER_FEATURES": "shuffled"},
 )
 class SDKD(Distiller):
     """Student: CE(z_S,y) + w_t KL(z_T||z_S) + w_p KL(sg z_P||z_S) + w_f sum_k d(s_k, sg f_k);
@@ -149,8 +151,6 @@ class SDKD(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: CN):
         super().__init__(student, teacher)
         self.cfg = cfg.SDKD
-        # another image's features are those of the one before in the batch
-        self.needs_whole_batch = self.cfg.TEACHER_FEATURES == "shuffled"
         self.weights = cfg.SDKD.LOSS
         self.proxy: ProxyTeacher | None = None
         if any(self.weights[key] for key in PROXY_WEIGHTS):

@@ -12,7 +12,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from yacs.config import CfgNode as CN
 
+from sdkd_plugin.config import whole_batch_reason
 from sdkd_plugin.errors import UserError
 
 Value = TypeVar("Value")
@@ -91,6 +93,16 @@ class Ranks:
                 f"process {self.rank} of {self.size} lost the others: one of them has ended "
                 f"({' '.join(str(error).split())[:120]}); start all again with --resume"
             ) from error
+
+
+def check_shareable(cfg: CN, processes: int) -> None:
+    """Raises UserError where a run of several processes has a method that needs whole batches."""
+    reason = whole_batch_reason(cfg)
+    if processes > 1 and reason:
+        raise UserError(
+            f"{reason} relates the images of a batch or remembers them, but the run was started as "
+            f"{processes} processes, which share each batch; allowed with it: 1 process"
+        )
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

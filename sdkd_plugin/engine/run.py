@@ -12,7 +12,7 @@ from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import METRICS
 from sdkd_plugin.engine.memory import peak_memory
-from sdkd_plugin.engine.ranks import Ranks
+from sdkd_plugin.engine.ranks import Ranks, check_shareable
 from sdkd_plugin.engine.recorder import Recorder
 from sdkd_plugin.engine.setup import (
     Setup,
@@ -47,9 +47,11 @@ def train(cfg: CN, resume: bool = False, train_teacher: bool = False) -> RunFold
         UserError: anything a user can cause.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
+    accelerator = make_accelerator(cfg, several=True)
+    check_shareable(cfg, accelerator.num_processes)
     if train_teacher:
         cfg = with_trained_teacher(cfg, resume)
-    accelerator = make_accelerator(cfg, several=True)
+        accelerator = make_accelerator(cfg, several=True)  # the teacher's took its place
     ranks = Ranks(accelerator)
     dataset = _load(cfg, ranks)
     folder = RunFolder.of(cfg, dataset)

@@ -39,8 +39,6 @@ class Trainer:
         cfg: the scaled config (epoch-valued keys are in epochs of this run).
         method: moved to the accelerator's device.
         accelerator: see `engine.device`.
-    Raises:
-        UserError: several processes, and the method cannot share a batch.
     """
 
     def __init__(self, cfg: CN, method: Distiller, dataset: Dataset, accelerator: Accelerator):
@@ -49,11 +47,6 @@ class Trainer:
         self.accelerator = accelerator
         self.device = accelerator.device
         self.ranks = Ranks(accelerator)
-        if self.ranks.size > 1 and method.needs_whole_batch:
-            raise UserError(
-                f"{type(method).__name__} relates the images of a batch or remembers them, and was "
-                f"started as {self.ranks.size} processes, which share each batch; allowed for it: 1"
-            )
         if self.device.type == "cpu":
             keep_freed_memory()
 

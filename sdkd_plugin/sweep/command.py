@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sdkd_plugin.config import whole_batch_reason
 from sdkd_plugin.engine.plan import make_plan
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.plugins import describe_plugins
@@ -21,7 +22,6 @@ from sdkd_plugin.runs.imported import changed_code
 from sdkd_plugin.sweep.execute import (
     Outcomes,
     Tick,
-    can_share,
     command,
     run_local,
     run_on_ray,
@@ -155,7 +155,8 @@ def _say_changed_code(finished: set[Job]) -> None:
 
 def _say_processes(todo: list[Job], processes: int) -> None:
     """Says how the runs are trained, where that is by several processes each."""
-    whole = sorted({job.kind for job in todo if not can_share(job)})
+    reasons = {job.kind: whole_batch_reason(job.config()) for job in todo}
+    whole = [f"{kind} ({reason})" for kind, reason in sorted(reasons.items()) if reason]
     alone = f", but one for those that need the whole batch: {', '.join(whole)}" if whole else ""
     print(f"not in lockstep: each run by {processes} processes{alone}")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
+from sdkd_plugin.config import whole_batch_reason
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.plugins import import_plugins, requested_imports
-from sdkd_plugin.registry import METHODS
 from sdkd_plugin.runs.folder import BusyError
 from sdkd_plugin.sweep.jobs import Job, folder_of
 
@@ -45,13 +45,9 @@ def command(job: Job, processes: int = 1) -> list[str]:
     Args:
         processes: how many, for a method that several can train.
     """
-    count = processes if processes > 1 and can_share(job) else 1
+    shared = processes > 1 and not whole_batch_reason(job.config())
+    count = processes if shared else 1
     return command_of("train", "--cfg", str(job.cfg), "--resume", *job.overrides, processes=count)
-
-
-def can_share(job: Job) -> bool:
-    """Whether several processes can train this job."""
-    return not METHODS[job.config().DISTILLER.TYPE].build.needs_whole_batch
 
 
 def command_of(name: str, *words: str, processes: int = 1) -> list[str]:

@@ -1,5 +1,5 @@
 """Which methods several processes can train: their loss on a batch is the mean of those on its
-parts, and so are the gradients. The others say so (`needs_whole_batch`).
+parts, and so are the gradients. The others say so (`needs_whole_batch`, `whole_batch_if`).
 """
 
 from contextlib import nullcontext
@@ -7,12 +7,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 from cases import CASES, Case
-from support.loop import Loop, batch, make_loop
+from support.loop import Loop, batch, config, make_loop
 from torch import Tensor, nn
 
+from sdkd_plugin.config import whole_batch_reason
 from sdkd_plugin.distillers import ofd
 
-SHAREABLE = [case for case in CASES if not make_loop(case).distiller.needs_whole_batch]
+SHAREABLE = [case for case in CASES if not whole_batch_reason(config(case))]
 PARTS = (slice(0, 5), slice(5, 8))  # of unequal length, as the last batch's are
 
 
@@ -60,17 +61,25 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_parts(case: Case, monkeypatc
 
 
 def test_only_sdkds_control_with_another_images_features_needs_the_whole_batch():
-    wholes = {
-        features: make_loop(Case("SDKD", {"SDKD.TEACHER_FEATURES": features})).distiller
+    reasons = {
+        features: whole_batch_reason(config(Case("SDKD", {"SDKD.TEACHER_FEATURES": features})))
         for features in ("own", "zeros", "shuffled")
     }
-    assert [name for name, method in wholes.items() if method.needs_whole_batch] == ["shuffled"]
+    assert reasons == {"own": "", "zeros": "", "shuffled": "SDKD.TEACHER_FEATURES shuffled"}
+
+
+def test_that_control_does_relate_images():
+    loop = entered(Case("SDKD", {"SDKD.TEACHER_FEATURES": "shuffled"}), 0)
+    assert not is_mean_of_parts(loop)
 
 
 def test_the_comparison_sees_a_method_that_relates_images():
-    loop = entered(Case("RKD"), 0)
+    assert not is_mean_of_parts(entered(Case("RKD"), 0))
+
+
+def is_mean_of_parts(loop: Loop) -> bool:
     data = batch(loop.distiller, 0)
     data["image"] = data["image"].double()
     whole = gradients(loop, data, (slice(0, 8),))
     shared = gradients(loop, data, PARTS)
-    assert any(not torch.allclose(shared[name], whole[name], rtol=1e-3) for name in whole)
+    return all(torch.allclose(shared[name], whole[name], rtol=1e-3) for name in whole)

@@ -8,17 +8,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from support.tiny import metrics, result, save_teacher, tiny_yaml, train_until_killed
+from support.tiny import (
+    metrics,
+    result,
+    save_teacher,
+    tiny_config,
+    tiny_yaml,
+    train_until_killed,
+)
 
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.config import load_config
 from sdkd_plugin.data.batches import TrainBatches
 from sdkd_plugin.data.dataset import load_dataset
+from sdkd_plugin.engine import run
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.ranks import Ranks
+from sdkd_plugin.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "support" / "first_gradient.py"
 
@@ -140,12 +150,37 @@ def test_a_process_that_is_killed_ends_the_others_with_a_message(yaml_of, tmp_pa
     assert "process 0 of 2 lost the others" in line and "--resume" in line
 
 
+WHOLE = {
+    "RKD": {"DISTILLER.TYPE": "RKD"},
+    "SDKD.TEACHER_FEATURES shuffled": {
+        "DISTILLER.TYPE": "SDKD",
+        "SDKD.TEACHER_FEATURES": "shuffled",
+    },
+}
+
+
+@pytest.mark.parametrize("reason", WHOLE)
+def test_what_needs_the_whole_batch_is_refused_before_anything_is_loaded(
+    reason, tmp_path, monkeypatch
+):
+    cfg = tiny_config(tmp_path, WHOLE[reason])
+    monkeypatch.setattr(run, "make_accelerator", lambda *_, **__: SimpleNamespace(num_processes=2))
+    for part in ("with_trained_teacher", "_load"):
+        monkeypatch.setattr(run, part, lambda *_: pytest.fail("something is loaded"))
+    for more in ({}, {"train_teacher": True}):
+        with pytest.raises(UserError) as caught:
+            run.train(cfg, **more)
+        told = str(caught.value)
+        assert told.startswith(f"{reason} relates the images of a batch or remembers them")
+        assert "was started as 2 processes" in told and told.endswith("allowed with it: 1 process")
+
+
 @pytest.mark.slow
-def test_a_method_that_needs_the_whole_batch_says_so(yaml_of):
-    for code, _, error in together(*train_words(yaml_of("RKD"))):
-        assert code == 2
-        assert "RKD relates the images of a batch or remembers them" in error
-        assert "started as 2 processes" in error
+@pytest.mark.parametrize("reason", WHOLE)
+def test_processes_that_are_really_started_are_refused_so(reason, tmp_path):
+    yaml = tiny_yaml(tmp_path, {**WHOLE[reason], "DISTILLER.TEACHER_CKPT": "nix"})
+    for code, _, error in together(*train_words(yaml)):
+        assert code == 2 and f"error: {reason} relates the images of a batch" in error
 
 
 @pytest.mark.slow

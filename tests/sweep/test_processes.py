@@ -9,7 +9,7 @@ from support.tiny import save_teacher
 
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.sweep.command import SweepOptions, run_sweep
+from sdkd_plugin.sweep.command import SweepOptions, _say_processes, run_sweep
 from sdkd_plugin.sweep.execute import command
 from sdkd_plugin.sweep.jobs import read_sweep
 
@@ -30,10 +30,32 @@ def sweep(tmp_path, monkeypatch) -> Path:
     return path
 
 
-def test_each_command_has_as_many_as_its_method_allows(sweep):
-    kd, rkd = (command(job, 2) for job in read_sweep(sweep).students)
-    assert "torch.distributed.run" in kd and "--nproc-per-node=2" in kd
-    assert "torch.distributed.run" not in rkd
+def test_each_command_has_as_many_as_its_method_and_settings_allow(sweep):
+    tree = yaml.safe_load(sweep.read_text())
+    variants = {"sdkd": {"own": {}, "other": {"SDKD.TEACHER_FEATURES": "shuffled"}}}
+    sweep.write_text(
+        yaml.safe_dump({**tree, "methods": ["kd", "rkd", "sdkd"], "variants": variants})
+    )
+    jobs = read_sweep(sweep).students
+    shared = {job.label: "--nproc-per-node=2" in command(job, 2) for job in jobs}
+    assert shared == {
+        "kd/res56_res20 seed 0": True,
+        "rkd/res56_res20 seed 0": False,
+        "sdkd/res56_res20 own seed 0": True,
+        "sdkd/res56_res20 other seed 0": False,
+    }
+    assert not any("torch.distributed.run" in command(job) for job in jobs)
+
+
+def test_what_has_one_process_is_named_with_what_asks_for_it(sweep, capsys):
+    tree = yaml.safe_load(sweep.read_text())
+    sweep.write_text(yaml.safe_dump({**tree, "methods": ["kd", "rkd", "sdkd"]}))
+    jobs = read_sweep(sweep, ("SDKD.TEACHER_FEATURES", "shuffled")).students
+    _say_processes(jobs, 2)
+    assert capsys.readouterr().out == (
+        "not in lockstep: each run by 2 processes, but one for those that need the whole batch: "
+        "rkd/res56_res20 (RKD), sdkd/res56_res20 (SDKD.TEACHER_FEATURES shuffled)\n"
+    )
 
 
 @pytest.mark.parametrize(
