@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from yacs.config import CfgNode as CN
 
-from sdkd_plugin.config import active_config, load_config
+from sdkd_plugin.config import active_config, load_config, usual_tag
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.evaluate import METRICS
@@ -163,7 +163,7 @@ def teacher_config(cfg: CN) -> CN:
     teacher_cfg.DISTILLER.TYPE = "NONE"
     teacher_cfg.DISTILLER.STUDENT = name
     teacher_cfg.EXPERIMENT.NAME = ""
-    teacher_cfg.EXPERIMENT.TAG = f"vanilla,{name}"
+    teacher_cfg.EXPERIMENT.TAG = usual_tag(teacher_cfg.DISTILLER)
     teacher_cfg.SOLVER.SEED = 0
     teacher_cfg.DATASET.VIEWS = 1
     teacher_cfg.SOLVER.OPTIMIZER = "sgd"  # it learns from the labels alone

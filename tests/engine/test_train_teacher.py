@@ -97,6 +97,12 @@ def test_a_teacher_learns_as_its_own_file_says_not_its_students():
     assert (cfg.SOLVER.LR, teacher_config(cfg).SOLVER.LR) == (0.05, 0.01)
 
 
+def test_the_folder_of_a_librarys_teacher_has_no_colon():
+    words = ["DISTILLER.TEACHER", "torchvision:resnet18", "DISTILLER.STUDENT", "timm:resnet10t"]
+    cfg = load_config("configs/cifar100/kd/res56_res20.yaml", words)
+    assert teacher_config(cfg).EXPERIMENT.TAG == "vanilla,torchvision-resnet18"
+
+
 def test_a_trained_teacher_is_used_again(taught, tmp_path, monkeypatch, capsys):
     shutil.copytree(taught[0].parents[2], tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
