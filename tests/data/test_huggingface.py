@@ -1,6 +1,5 @@
 """Folders of Hugging Face's package datasets, made by itself."""
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from support.folders import noise, png, require_seven
 
-from sdkd_plugin.__main__ import main
 from sdkd_plugin.data.dataset import Dataset, load_dataset
 from sdkd_plugin.errors import UserError
 
@@ -218,6 +216,20 @@ def test_they_are_cached_and_resized_as_files_are(
     assert len(list((root.parent / "cache").iterdir())) > before
 
 
+def test_files_that_a_saved_folder_names_are_read_and_decoded_anew_when_they_change(
+    load: Callable, library: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = root.parent / "files"
+    write_files(files)
+    # as older versions saved them: paths without bytes
+    monkeypatch.setattr("datasets.arrow_writer.embed_table_storage", lambda table, **_: table)
+    library.load_dataset(str(files)).save_to_disk(str(root))
+    kept = ("DATASET.CACHE", str(root.parent / "cache"))
+    assert np.array_equal(load(*kept).train.images[2].numpy(), noise(0, 6, 6))
+    (files / "train" / "1" / "0.png").write_bytes(png(8))
+    assert np.array_equal(load(*kept).train.images[2].numpy(), noise(8, 6, 6))
+
+
 def test_threads_read_rows_in_order(load: Callable, make: Callable, save: Callable) -> None:
     save(train=make({seed: seed % 3 for seed in range(50)}), test=make(TEST))
     found = load("DATASET.NUM_WORKERS", 4).train
@@ -280,18 +292,3 @@ def test_without_datasets(
     monkeypatch.setitem(sys.modules, "datasets", found)
     with pytest.raises(UserError, match=r"needs datasets; .*pip install 'sdkd-plugin\[hugging"):
         load()
-
-
-def test_a_student_takes_two_steps(
-    make: Callable, save: Callable, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save(train=make(TRAIN), test=make(TEST))
-    monkeypatch.chdir(root.parent)
-    file = Path(__file__).resolve().parents[2] / "configs/cifar100/vanilla/resnet8.yaml"
-    words = [
-        *("DATASET.TYPE", "huggingface", "DATASET.ROOT", str(root), "SOLVER.BATCH_SIZE", "2"),
-        *("SOLVER.EPOCHS", "1", "SOLVER.SCHEDULE_EPOCHS", "240"),
-    ]
-    assert main(["train", "--cfg", str(file), *words]) == 0
-    (result,) = Path("output").rglob("result.json")
-    assert json.loads(result.read_text())["train_images"] == 4
