@@ -13,6 +13,7 @@ from sdkd_plugin.data.spec import describe_classes
 from sdkd_plugin.distillers.base import Distiller, Phase
 from sdkd_plugin.engine.build import build_distiller, build_teacher, check_teacher_data
 from sdkd_plugin.engine.device import make_accelerator
+from sdkd_plugin.engine.schedule import schedule_notes
 from sdkd_plugin.engine.threads import choose_threads, threads
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.models import build_model
@@ -120,6 +121,8 @@ def show_run_plan(cfg: CN) -> None:
     print(f"parameters training adds: {distiller.get_extra_parameters():,}")
     if plan.warning:
         print(f"warning: {plan.warning}")
+    for note in schedule_notes(scaled_config(cfg), [phase for phase, _, _ in plan.costs]):
+        print(f"warning: {note}")
     print(f"expected cost, from {TIMED_STEPS} timed steps on {plan.device} with {count} threads:")
     for phase, train, score in plan.costs:
         print(

@@ -22,6 +22,7 @@ from sdkd_plugin.engine.evaluate import describe, evaluate
 from sdkd_plugin.engine.events import RunEvents
 from sdkd_plugin.engine.recorder import Recorder
 from sdkd_plugin.engine.remaining import seconds_left
+from sdkd_plugin.engine.schedule import schedule_notes
 from sdkd_plugin.engine.threads import choose_threads
 from sdkd_plugin.engine.tracker_kinds import about_run, chosen_kinds
 from sdkd_plugin.engine.trackers import Trackers
@@ -187,6 +188,8 @@ def say_start(trainer: Trainer, recorder: Recorder) -> None:
     print(f"{folder.path}: {total} epochs, {done} of them done, {images} training images")
     print(f"data: {describe_classes(trainer.dataset)}")
     _say_phases(trainer)
+    for note in schedule_notes(trainer.cfg, dict.fromkeys(phase for phase, _ in trainer.schedule)):
+        print(f"warning: {note}")
 
 
 def _say_phases(trainer: Trainer) -> None:
