@@ -37,11 +37,11 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The namespace of a command line; exits 2, after one line, where it is none.
 
-    Overrides of a sweep and of `data` may stand anywhere, which argparse takes only in one piece.
+    Overrides of `eval`, `sweep` and `data` may stand anywhere; argparse takes them in one piece.
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
-    scattered = options.command in ("sweep", "data")
+    scattered = options.command in ("eval", "sweep", "data")
     if scattered and not any(word.startswith("--") for word in rest):
         options.opts = [*options.opts, *rest]
     elif rest:
@@ -148,7 +148,7 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     )
     score.add_argument(
         "opts",
-        nargs=argparse.REMAINDER,
+        nargs="*",
         metavar="[RUN | FILE] [KEY VALUE ...]",
         help="what to score, unless -c says it, and overrides, such as DATASET.ROOT cifar100.npz",
     )

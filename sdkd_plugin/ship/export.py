@@ -3,7 +3,7 @@ and size beside the teacher's.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import Measurement, Timer
 from yacs.config import CfgNode as CN
 
 from sdkd_plugin import __version__, weights
@@ -32,7 +32,9 @@ from sdkd_plugin.table.command import write_output
 IMAGES = 1024  # evaluated images that both are compared on, at most
 TOLERANCE = 1e-4  # of the largest logit: another order of sums moves the last digits
 BATCHES = (1, 64)  # images at a time that are timed
-SECONDS = 0.5  # that each timing takes, at least
+SECONDS = 0.9  # that each timing takes, at least,
+TURNS = 3  # in so many pieces
+WARM_UP = 5  # passes before it
 
 
 @dataclass(frozen=True)
@@ -171,13 +173,18 @@ def _show_cost(
     norms: tuple[Any, Any],
 ) -> None:
     """Prints latency and size of teacher and student, in the same format."""
-    rows = [_cost(f"student {cfg.DISTILLER.STUDENT}", student, file, dataset)]
+    sides = [(f"student {cfg.DISTILLER.STUDENT}", student, file)]
     if METHODS[cfg.DISTILLER.TYPE].build.teacher_from != "none":
         # neither depends on the weights, and the teacher's file may be elsewhere by now
         teacher = build_model(cfg.DISTILLER.TEACHER, dataset.num_classes)
         theirs = folder / f"teacher.{style.suffix}"
         found = _write_and_load(style, Deployed(teacher, *norms), dataset, theirs, {})
-        rows.insert(0, _cost(f"teacher {cfg.DISTILLER.TEACHER}", found, theirs, dataset))
+        sides.insert(0, (f"teacher {cfg.DISTILLER.TEACHER}", found, theirs))
+    times = latencies([run for _, run, _ in sides], dataset.image_size)
+    rows = [
+        (label, [place.stat().st_size / 2**20, *took])
+        for (label, _, place), took in zip(sides, times, strict=True)
+    ]
 
     heads = [f"ms an image, {n} at a time" for n in BATCHES]
     table = Table("", "MiB", *heads)
@@ -187,18 +194,33 @@ def _show_cost(
         ratios = (t / s for t, s in zip(rows[0][1], rows[1][1], strict=True))
         table.add_row("teacher over student", *(f"{ratio:.2f}" for ratio in ratios))
     Console(width=100).print(table)
-    print(f"measured here, on the CPU with {torch.get_num_threads()} threads")
-
-
-def _cost(label: str, run: Run, file: Path, dataset: Dataset) -> tuple[str, list[float]]:
-    return label, [file.stat().st_size / 2**20, *_latencies(run, dataset)]
+    print(f"measured here, on the CPU, threads: {torch.get_num_threads()}")
 
 
 @torch.no_grad()
-def _latencies(run: Run, dataset: Dataset) -> Iterator[float]:
-    """Milliseconds an image for each of BATCHES: the median of as many passes as SECONDS hold."""
-    side = dataset.image_size
+def latencies(runs: Sequence[Run], side: int) -> list[list[float]]:
+    """For each network milliseconds an image at each of BATCHES: the median of as many passes as
+    SECONDS hold.
+
+    They take turns, so that what else the machine does meets all of them, and their first passes,
+    in which a format may still compile, do not count.
+    """
+    took: list[list[float]] = [[] for _ in runs]
     for n in BATCHES:
-        given = {"run": run, "image": torch.rand(n, 3, side, side)}
-        timer = Timer("run(image)", globals=given, num_threads=torch.get_num_threads())
-        yield 1000 * timer.blocked_autorange(min_run_time=SECONDS).median / n
+        image = torch.rand(n, 3, side, side)
+        timers = [_timer(run, image) for run in runs]
+        for timer in timers:
+            timer.timeit(WARM_UP)
+        turns = [
+            [timer.blocked_autorange(min_run_time=SECONDS / TURNS) for timer in timers]
+            for _ in range(TURNS)
+        ]
+        for place, measured in zip(took, zip(*turns, strict=True), strict=True):
+            (whole,) = Measurement.merge(measured)
+            place.append(1000 * whole.median / n)
+    return took
+
+
+def _timer(run: Run, image: Tensor) -> Timer:
+    given = {"run": run, "image": image}
+    return Timer("run(image)", globals=given, num_threads=torch.get_num_threads())

@@ -41,12 +41,12 @@ def _add_align(commands: argparse._SubParsersAction) -> None:
         help="where a teacher of the study lies; may be given several times",
     )
     align.add_argument(
+        "--poster", action="store_true", help="print the poster's own table below, as printed"
+    )
+    align.add_argument(
         "--train-teacher",
         action="store_true",
         help="train teachers first whose checkpoints are missing",
-    )
-    align.add_argument(
-        "--poster", action="store_true", help="print the poster's own table below, as printed"
     )
     _add_output(align)
     align.add_argument(

@@ -169,7 +169,7 @@ def test_classes_count_only_where_labels_do_not_tell(tmp_path):
 
 
 def test_scores_for_scripts_are_one_json_object(run, capsys):
-    assert main(["eval", "--json", str(run)]) == 0
+    assert main(["eval", str(run), "--json", "DATASET.TEST.BATCH_SIZE", "7"]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == pytest.approx(result(run)["last"])
     assert top1(run) in shown.err and shown.out.count("\n") == 1

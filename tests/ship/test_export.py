@@ -1,7 +1,10 @@
 """A student's file for deployment gives what its checkpoint gives, or is not written."""
 
+import itertools
 import json
+import shutil
 import sys
+import time
 
 import pytest
 import torch
@@ -121,6 +124,41 @@ def test_teacher_and_student_stand_beside_each_other(run, tmp_path, capsys):
     )
     assert all(float(value) > 0 for row in (teacher, student) for value in row[3:])
     assert "100.00 % of the classes agree" in said
+
+
+def test_latencies_are_an_images_and_leave_the_first_passes_out(monkeypatch):
+    monkeypatch.setattr(module, "SECONDS", 0.3)
+    calls = itertools.count()
+
+    def slow(image):
+        time.sleep(0.02)
+
+    def compiles(image):
+        time.sleep(0.2 if next(calls) < 2 else 0.002)
+
+    one, many = module.BATCHES
+    (slow_one, slow_many), (first_one, first_many) = module.latencies([slow, compiles], 8)
+    assert slow_one >= 20 / one and slow_many >= 20 / many  # ms an image
+    assert slow_many < slow_one / 10
+    assert 2 / one <= first_one < slow_one and 2 / many <= first_many < slow_many
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", STYLES)
+def test_an_odd_size_and_either_norm_are_exported(style, tmp_path, capsys):
+    needs(style)
+    run = make_run(tmp_path, "NONE", **{"DATASET.IMAGE_SIZE": 7, "DATASET.SUBSET": 0.05})
+    for more in ([], ["--no-normalise"]):
+        assert main(["export", str(run), "--format", style, *more]) == 0
+        assert "100.00 % of the classes agree" in capsys.readouterr().out
+
+
+def test_a_run_without_weights_is_one_line(run, tmp_path, capsys):
+    alone = shutil.copytree(run, tmp_path / "seed0")
+    (alone / "student_latest").unlink()
+    assert main(["export", str(alone)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "has no student_latest" in error
 
 
 @pytest.mark.parametrize("method", ["NONE", "SIMKD"])
