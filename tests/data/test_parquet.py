@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -265,3 +266,9 @@ def test_a_student_takes_two_steps(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert json.loads(result.read_text())["train_images"] == 4
     (student,) = Path("output").rglob("student_latest")
     assert torch.load(student, weights_only=True)["data"]["classes"] == ["0", "1", "2"]
+
+
+def test_a_folder_that_is_missing(load: Callable, root: Path) -> None:
+    shutil.rmtree(root)
+    with pytest.raises(UserError, match="folder '.*' is missing; DATASET.ROOT must hold train"):
+        load()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -136,3 +137,9 @@ def test_a_file_that_is_no_tar_is_one_line(load: Callable, root: Path, damage: s
     with pytest.raises(UserError, match=wanted) as caught:
         load()
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_missing(load: Callable, root: Path) -> None:
+    shutil.rmtree(root)
+    with pytest.raises(UserError, match="folder '.*' is missing; DATASET.ROOT must hold train"):
+        load()
