@@ -159,6 +159,22 @@ def _attention(options: argparse.Namespace) -> None:
     run_attention(chosen)
 
 
+def _landscape(options: argparse.Namespace) -> None:
+    from sdkd_plugin.studies.landscape import LandscapeOptions, run_landscape
+
+    chosen = LandscapeOptions(
+        folders=tuple(map(Path, options.folders)),
+        points=options.points,
+        span=options.span,
+        directions=options.directions,
+        images=options.images,
+        seed=options.seed,
+        output=options.output,
+        overrides=tuple(word for pair in options.opts for word in pair),
+    )
+    run_landscape(chosen)
+
+
 def _watch(options: argparse.Namespace) -> None:
     from sdkd_plugin.sweep.watch import watch
 
@@ -229,6 +245,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "proxy": _proxy,
     "examine": _examine,
     "attention": _attention,
+    "landscape": _landscape,
     "link": _link,
     "unlink": _unlink,
     "methods": _methods,

@@ -35,6 +35,7 @@ COMMANDS = {
     "proxy": ["x"],
     "examine": ["x"],
     "attention": ["x"],
+    "landscape": ["x"],
     "card": ["x"],
     "export": ["x"],
     "completion": ["bash"],

@@ -9,6 +9,7 @@ def add_studies(commands: argparse._SubParsersAction) -> None:
     _add_proxy(commands)
     _add_examine(commands)
     _add_attention(commands)
+    _add_landscape(commands)
 
 
 def _add_align(commands: argparse._SubParsersAction) -> None:
@@ -141,7 +142,43 @@ def _add_attention(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="where to write (default: attention)",
     )
-    attention.add_argument(
+    _add_set(attention)
+
+
+def _add_landscape(commands: argparse._SubParsersAction) -> None:
+    landscape = commands.add_parser(
+        "landscape",
+        help="the loss of students along random directions of their weights",
+        description="Draws cross entropy and top-1 of each run's student along the same random "
+        "directions, each filter's part as long as the filter, and says how much the loss rises.",
+    )
+    landscape.add_argument("folders", nargs="+", metavar="RUN", help="runs of one student")
+    numbers = (
+        ("--points", int, 21, "values of alpha, an odd number (default: 21)"),
+        ("--span", float, 1.0, "alpha goes from -SPAN to SPAN (default: 1)"),
+        ("--directions", int, 1, "random directions (default: 1)"),
+        (
+            "--images",
+            int,
+            1000,
+            "evaluated images, spread over the classes; 0: all (default: 1000)",
+        ),
+        ("--seed", int, 0, "of the directions (default: 0)"),
+    )
+    for name, kind, default, told in numbers:
+        landscape.add_argument(name, type=kind, default=default, metavar="N", help=told)
+    landscape.add_argument(
+        "--output",
+        default="landscape",
+        metavar="FOLDER",
+        help="where to write (default: landscape)",
+    )
+    _add_set(landscape)
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
+    """Overrides of a command that takes several runs."""
+    command.add_argument(
         "--set",
         dest="opts",
         nargs=2,

@@ -10,15 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from sdkd_plugin.data.batches import EvalBatches
-from sdkd_plugin.data.images import content_hash
 from sdkd_plugin.distillers.sdkd import SDKD
 from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.registry import FORMATS
-from sdkd_plugin.runs.read import VANILLA
 from sdkd_plugin.studies.attention_views import Attention, correlation_grid, correlations, draw
 from sdkd_plugin.studies.figure import write_rows
 from sdkd_plugin.studies.gradcam import ProxyNetwork, grad_cam, last_stage
-from sdkd_plugin.studies.networks import OpenedRun, collect, open_run, spread
+from sdkd_plugin.studies.networks import (
+    OpenedRun,
+    check_same_images,
+    collect,
+    listed,
+    open_run,
+    run_names,
+    spread,
+)
 from sdkd_plugin.table.page.looks import ATTENTION
 from sdkd_plugin.table.report import Report, TableOptions
 
@@ -101,20 +107,17 @@ def watch(runs: Sequence[OpenedRun]) -> list[Watched]:
     Raises:
         UserError: the runs have no teacher or several, or different images.
     """
-    first = runs[0]
-    images = {content_hash(run.dataset.test) for run in runs}
-    if len(images) > 1 or any(run.dataset.classes != first.dataset.classes for run in runs):
-        raise UserError(f"{_listed(runs)} are of different images; give runs of one data set")
+    check_same_images(runs)
     taught = [run for run in runs if run.teacher_file is not None]
     hashes = {run.teacher_hash for run in taught}
     if len(hashes) != 1:
         many = "no trained teacher" if not hashes else "different teachers"
-        raise UserError(f"{_listed(runs)} have {many}; give runs of one teacher")
+        raise UserError(f"{listed(runs)} have {many}; give runs of one teacher")
 
     teacher = taught[0].teacher()
     assert teacher is not None
     found = [Watched(f"{TEACHER} {taught[0].cfg.DISTILLER.TEACHER}", taught[0], teacher)]
-    names = _names(runs)
+    names = run_names(runs)
     for name, run in zip(names, runs, strict=True):
         found.append(Watched(name, run, run.student()))
         if run.cfg.DISTILLER.TYPE == "SDKD":
@@ -178,19 +181,3 @@ def _check(options: AttentionOptions) -> None:
         raise UserError(f"--images is {options.images}; allowed: 0 (all) or 2 and more")
     if options.index and (options.of_class is not None or options.disagree):
         raise UserError("--index says which images; leave --class and --disagree out")
-
-
-def _names(runs: Sequence[OpenedRun]) -> list[str]:
-    """The students by their method; told apart by seed or by folder where that does not."""
-    plain = [_method(run) for run in runs]
-    seeded = [f"{_method(run)} seed {run.cfg.SOLVER.SEED}" for run in runs]
-    placed = [f"{_method(run)} {run.path}" for run in runs]
-    return next((names for names in (plain, seeded) if len(set(names)) == len(runs)), placed)
-
-
-def _method(run: OpenedRun) -> str:
-    return "student alone" if run.cfg.DISTILLER.TYPE == VANILLA else run.cfg.DISTILLER.TYPE
-
-
-def _listed(runs: Sequence[OpenedRun]) -> str:
-    return " and ".join(str(run.path) for run in runs)

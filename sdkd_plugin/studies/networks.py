@@ -1,5 +1,6 @@
 """Networks of finished runs and of teachers' files, and what they say of the evaluated images."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from sdkd_plugin import weights
 from sdkd_plugin.config import load_config, scaled_config
 from sdkd_plugin.data.batches import EvalBatches
 from sdkd_plugin.data.dataset import Dataset, choose_per_class, load_dataset
+from sdkd_plugin.data.images import content_hash
 from sdkd_plugin.distillers.base import Distiller
 from sdkd_plugin.engine.build import build_distiller, build_teacher
 from sdkd_plugin.engine.deploy import load_network
@@ -25,6 +27,7 @@ from sdkd_plugin.idle import todays_identity
 from sdkd_plugin.models import build_model
 from sdkd_plugin.runs.folder import RunFolder
 from sdkd_plugin.runs.identity import difference
+from sdkd_plugin.runs.read import VANILLA
 
 STUDENT = "student_latest"
 OWN_TEACHER = "teacher_latest"  # of a method that trains its teacher
@@ -202,3 +205,32 @@ def spread(targets: Tensor, images: int, num_classes: int) -> Tensor:
         return torch.arange(len(targets))
     each = -(-images // num_classes)
     return torch.from_numpy(choose_per_class(targets, [each] * num_classes, "studies"))
+
+
+def check_same_images(runs: Sequence[OpenedRun]) -> None:
+    """Raises UserError unless all runs evaluate the same images, with the same classes."""
+    images = {content_hash(run.dataset.test) for run in runs}
+    classes = {tuple(run.dataset.classes) for run in runs}
+    if len(images) > 1 or len(classes) > 1:
+        raise UserError(f"{listed(runs)} are of different images; give runs of one data set")
+
+
+def run_names(runs: Sequence[OpenedRun]) -> list[str]:
+    """The students by their method; if two are alike, by seed, or by what folders do not share."""
+    plain = [_method(run) for run in runs]
+    seeded = [f"{_method(run)} seed {run.cfg.SOLVER.SEED}" for run in runs]
+    paths = [run.path.resolve() for run in runs]
+    common = os.path.commonpath([path.parent for path in paths])
+    placed = [
+        f"{_method(run)} {path.relative_to(common)}" for run, path in zip(runs, paths, strict=True)
+    ]
+    return next((names for names in (plain, seeded) if len(set(names)) == len(runs)), placed)
+
+
+def _method(run: OpenedRun) -> str:
+    return "student alone" if run.cfg.DISTILLER.TYPE == VANILLA else run.cfg.DISTILLER.TYPE
+
+
+def listed(runs: Sequence[OpenedRun]) -> str:
+    """The runs' folders, for a message."""
+    return " and ".join(str(run.path) for run in runs)
