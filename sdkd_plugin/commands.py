@@ -9,8 +9,12 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdkd_plugin.signals import end_with_stdin
+
+if TYPE_CHECKING:
+    from sdkd_plugin.table.ablation import Variant
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -80,8 +84,17 @@ def _table(options: argparse.Namespace) -> None:
         published=options.published,
         ranks=options.ranks,
         split=tuple(options.split),
+        variants=_variants(options.variants),
     )
     make_table(shown, options.format, options.output)
+
+
+def _variants(file: str | None) -> "tuple[Variant, ...]":
+    if file is None:
+        return ()
+    from sdkd_plugin.sweep.variants import read_variants  # brings torch
+
+    return tuple(read_variants(Path(file)))
 
 
 def _sweep(options: argparse.Namespace) -> None:

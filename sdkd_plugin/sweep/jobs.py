@@ -81,23 +81,18 @@ def read_sweep(path: Path, overrides: tuple[str, ...] = ()) -> Sweep:
             that no run has; an EXPERIMENT.NAME that several kinds of runs have.
     """
     file = read_sweep_file(path, overrides)
-    folders = _method_folders(file)
     teachers: dict[tuple, Job] = {}
     students: dict[tuple, Job] = {}
     undefined = []
     used = set()
     # a bar where it takes long: a config is read for each kind
-    runs = tqdm(list(_kinds(file, folders)), "reading the sweep", leave=False, delay=2)
-    for kind, cfg, settings in runs:
-        if not cfg.exists():
-            undefined.append(kind)
+    for kind in tqdm(list(kinds(file)), "reading the sweep", leave=False, delay=2):
+        if not kind.cfg.exists():
+            undefined.append(kind.name)
             continue
         # of all seeds alike, so that one config says all
-        job = Job(kind, cfg, _words(settings), file.seeds[0])
-        try:
-            taught = job.config()
-        except UserError as error:
-            raise UserError(f"{kind} of {path}: {error}") from error
+        job = Job(kind.name, kind.cfg, _words(kind.settings), file.seeds[0])
+        taught = kind.config(path)
         if loads_teacher(taught):
             used.add(taught.DISTILLER.TEACHER)
             job = _with_teacher(job, taught, file.teachers, teachers)
@@ -132,8 +127,32 @@ def _check_names(kinds: Iterable[Job], path: Path) -> None:
             )
 
 
-def _kinds(file: SweepFile, folders: dict[str, Path]) -> Iterator[tuple[str, Path, Settings]]:
-    """Every kind of run: its name, yaml file, which may be missing, and settings."""
+@dataclass(frozen=True)
+class Kind:
+    """Runs of a sweep that differ in their seed alone.
+
+    Args:
+        name: for people.
+        label: its variant's; "" where the method has none.
+        cfg: its yaml file, which may be missing.
+    """
+
+    name: str
+    label: str
+    cfg: Path
+    settings: Settings
+
+    def config(self, sweep: Path) -> CN:
+        """The resolved config, with the yaml file's seed. Raises UserError, naming the sweep."""
+        try:
+            return load_config(self.cfg, _words(self.settings))
+        except UserError as error:
+            raise UserError(f"{self.name} of {sweep}: {error}") from error
+
+
+def kinds(file: SweepFile) -> Iterator[Kind]:
+    """Every kind of run that a sweep file names."""
+    folders = _method_folders(file)
     shipped = {
         each.stem: each
         for method, folder in sorted(folders.items(), reverse=True)
@@ -148,7 +167,8 @@ def _kinds(file: SweepFile, folders: dict[str, Path]) -> Iterator[tuple[str, Pat
                 name = cfg.stem if method == VANILLA else pair
                 if {"DISTILLER.TEACHER", "DISTILLER.STUDENT"} & settings.keys():
                     name = _networks(cfg, settings)
-                yield " ".join(filter(None, [f"{Path(method)}/{name}", label])), cfg, settings
+                full = " ".join(filter(None, [f"{Path(method)}/{name}", label]))
+                yield Kind(full, label, cfg, settings)
 
 
 def _networks(cfg: Path, settings: Settings) -> str:

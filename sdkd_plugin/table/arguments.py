@@ -43,6 +43,12 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         metavar="KEY",
         help="a row for each value of a method's setting, such as SDKD.FUSION",
     )
+    table.add_argument(
+        "--variants",
+        metavar="SWEEP.yaml",
+        help="an ablation's table: a row for each of this sweep file's variants, with its "
+        "difference to the first, or to the one that --versus names",
+    )
 
     table.add_argument(
         "--upstream",

@@ -5,7 +5,7 @@ method is an error unless asked to have a row of its own.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import fmean
@@ -144,12 +144,14 @@ def compare_runs(
     rejected: Sequence[Rejected],
     split: Sequence[str] = (),
     metric: str = HEADLINE,
+    labels: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Sorts runs into cells.
 
     Args:
         split: method settings, such as SDKD.FUSION, each value of which gets a row of its own.
         metric: which of the metrics in the runs' records.
+        labels: the row's name of some kinds of runs, by `kind_of` them, in the rows' order.
     Raises:
         UserError: no usable run; two settings of a method in one cell; a `split` key or a metric
             that no run has.
@@ -167,8 +169,10 @@ def compare_runs(
     kept, duplicates = _without_duplicates(runs, shown)
     placement = place_runs(kept)
     cells: Cells = {}
+    labels = labels or {}
     for run, indices in placement.placed:
-        row = row_name(run, split)
+        row = labels.get(kind_of(run)) if labels else None
+        row = row or row_name(run, split)
         for index in indices:
             empty = TableCell(placement.columns[index], row, shown)
             cells.setdefault((row, index), empty).add(run)
@@ -179,7 +183,7 @@ def compare_runs(
     return Comparison(
         metric=shown,
         columns=placement.columns,
-        rows=sorted({row for row, _ in cells}, key=_row_order()),
+        rows=sorted({row for row, _ in cells}, key=_row_order(list(labels.values()))),
         cells=cells,
         shared=placement.shared,
         differing=placement.differing,
@@ -187,6 +191,11 @@ def compare_runs(
         duplicates=duplicates,
         teachers=placement.teachers,
     )
+
+
+def kind_of(run: Run) -> str:
+    """Equal for runs of one method, pair and setting, whatever their protocol and seed."""
+    return as_text([run.method, run.teacher, run.student, run.recipe])
 
 
 def row_name(run: Run, split: Sequence[str] = ()) -> str:
@@ -262,10 +271,12 @@ def _rank(cells: Cells) -> None:
             cell.other_seeds = not (same and cell.column.seeded)
 
 
-def _row_order() -> Callable[[str], tuple[int, str]]:
+def _row_order(labels: Sequence[str]) -> Callable[[str], tuple[int, str]]:
     known = method_order(load_published())
 
     def order(row: str) -> tuple[int, str]:
+        if row in labels:  # below the methods
+            return (len(known) * 2 + labels.index(row), row)
         name = row.split(" (")[0]
         # a method that no table prints stands before SDKD, the last
         return (known.index(name) * 2 if name in known else len(known) * 2 - 3, row)

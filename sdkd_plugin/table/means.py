@@ -43,7 +43,7 @@ def main_grid(comparison: Comparison, best_epoch: bool) -> Grid:
 
     what = f"{metric.title} on the {comparison.images} images, last epoch"
     title = f"{what}: mean ± sample standard deviation (seeds)"
-    notes = [*_protocol_notes(comparison), *metric.notes, *mark_notes(rows)]
+    notes = [*protocol_notes(comparison), *metric.notes, *mark_notes(rows)]
     return Grid("accuracy" if metric.headline else metric.name, title, head, rows, notes)
 
 
@@ -83,7 +83,8 @@ def _marks(cell: TableCell) -> str:
     return one + ("‡" if cell.unfinished else "") + ("‖" if cell.unmeasured else "")
 
 
-def _protocol_notes(comparison: Comparison) -> list[str]:
+def protocol_notes(comparison: Comparison) -> list[str]:
+    """What all runs have in common, and what tells the lettered columns apart."""
     shown = [f"{key} {comparison.shared[key]}" for key in NAMED if key in comparison.shared]
     notes = [f"all runs: {', '.join(shown)}"]
     for letter, own in comparison.differing.items():

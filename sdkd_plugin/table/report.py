@@ -1,6 +1,6 @@
 """Everything that a format can show, built in one place from one set of options."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,12 @@ from sdkd_plugin.printable import printable
 from sdkd_plugin.runs.find import Rejected
 from sdkd_plugin.runs.read import Run, read_runs
 from sdkd_plugin.runs.record import HEADLINE
+from sdkd_plugin.table.ablation import (
+    Variant,
+    ablation_grid,
+    variant_labels,
+    without_others,
+)
 from sdkd_plugin.table.cells import Comparison, compare_runs
 from sdkd_plugin.table.details import details_grid
 from sdkd_plugin.table.grids import Grid
@@ -39,6 +45,8 @@ class TableOptions:
         published: which published table; None: with runs any that has the number, the poster first.
         ranks: the published table whose order of methods ours is compared with.
         split: method settings whose values get rows of their own.
+        variants: of a sweep file, whose runs get rows of these names; the table is an ablation's
+            then, and `versus` is the first of them unless it is given.
         title: over a picture; "": what it shows.
         width: characters of the terminal; None: as wide as the tables are.
         colour: write the terminal's escape codes.
@@ -54,6 +62,7 @@ class TableOptions:
     published: str | None = None
     ranks: str | None = None
     split: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
     title: str = ""
     width: int | None = None
     colour: bool = False
@@ -111,10 +120,16 @@ def make_report(options: TableOptions) -> Report:
         return _published_report(options)
 
     published = _numbers(options)
-    comparison = compare_runs(*_read(options), options.split, options.metric)
-    versus = None if options.versus is None else run_versus(comparison, options.versus)
+    runs, rejected = _read(options)
+    runs, left_out = without_others(runs, options.variants)
+    labels = variant_labels(options.variants)
+    comparison = compare_runs(runs, rejected, options.split, options.metric, labels)
+    against = options.versus or _first(labels.values(), comparison)
+    versus = None if against is None else run_versus(comparison, against)
     grids = [main_grid(comparison, options.best_epoch), details_grid(comparison, published)]
-    if versus is not None:
+    if versus is not None and labels:
+        grids = [ablation_grid(comparison, versus, left_out)]
+    elif versus is not None:
         grids.append(versus_grid(versus))
     ranks = _ranks(options, comparison)
     if options.ranks is not None:
@@ -128,6 +143,18 @@ def make_report(options: TableOptions) -> Report:
         versus=versus,
         ranks=tuple(ranks),
     )
+
+
+def _first(labels: Collection[str], comparison: Comparison) -> str | None:
+    """The first variant that there are runs of; None where no variants are asked for.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = next((label for label in labels if label in comparison.rows), None)
+    if labels and found is None:
+        raise UserError("no run here is of one of the variants of --variants")
+    return found
 
 
 def excluded_runs(comparison: Comparison) -> Iterable[Excluded]:
@@ -173,6 +200,7 @@ def _published_report(options: TableOptions) -> Report:
         "--versus": options.versus,
         "--best": options.best_epoch,
         "--split": options.split,
+        "--variants": options.variants,
         "--metric": options.metric != HEADLINE,
         "--ranks": options.ranks,
     }

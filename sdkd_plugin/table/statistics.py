@@ -1,7 +1,7 @@
 """Spread and paired comparison over seeds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 import numpy as np
@@ -49,6 +49,13 @@ class Paired:
     def sampled(self) -> bool:
         """Whether p comes of drawn sign patterns instead of all."""
         return self.n > EXACT
+
+    @property
+    def turned(self) -> "Paired":
+        """Of theirs - ours; the sign flips are the same."""
+        if self.low is None or self.high is None:
+            return replace(self, mean=-self.mean)
+        return replace(self, mean=-self.mean, low=-self.high, high=-self.low)
 
     @property
     def patterns(self) -> str:

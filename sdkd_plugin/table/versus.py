@@ -120,13 +120,24 @@ def versus_grid(versus: Versus) -> Grid:
         names = [Cell(test.cell.column.label), Cell(test.cell.row)]
         rows.append(names + paired_cells(test, versus.metric))
 
+    head = ["pair", "against", *TEST_HEAD]
+    if versus.sampled:
+        head.append("sign patterns")
+        for row, test in zip(rows, versus.tests, strict=True):
+            row.append(Cell(test.paired.patterns))
+    title = f"{versus.ours} minus the other method, last epoch, paired by seed"
+    return Grid("versus", title, head, rows, versus_notes(versus))
+
+
+def versus_notes(versus: Versus) -> list[str]:
+    """What the tests are, and what they cannot say."""
     notes = [
         f"{cell.column.label}: {versus.ours} and {cell.row} {WHY_UNPAIRED[cell.column.seeded]}"
         for cell in versus.unpaired
     ]
     notes.append(
         "interval: Student's t over paired differences; p: two-sided sign flips, exact where all "
-        f"are counted; Holm: over all tests here, {len(rows)} in number"
+        f"are counted; Holm: over all tests here, {len(versus.tests)} in number"
     )
     paired = [test.paired for test in versus.tests]
     if versus.sampled:
@@ -140,14 +151,7 @@ def versus_grid(versus: Versus) -> Grid:
             f"n = {', '.join(map(str, powerless))}: p cannot get below 0.05 whatever the numbers "
             f"are; from 6 seeds it can"
         )
-
-    head = ["pair", "against", *TEST_HEAD]
-    if versus.sampled:
-        head.append("sign patterns")
-        for row, each in zip(rows, paired, strict=True):
-            row.append(Cell(each.patterns))
-    title = f"{versus.ours} minus the other method, last epoch, paired by seed"
-    return Grid("versus", title, head, rows, versus.metric.notes + notes)
+    return versus.metric.notes + notes
 
 
 def paired_cells(test: PairedTest, metric: ShownMetric) -> list[Cell]:

@@ -3,11 +3,12 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sdkd_plugin.runs.imported import code_of
 from sdkd_plugin.runs.read import Run
-from sdkd_plugin.table.cells import Comparison, row_name
+from sdkd_plugin.table.cells import Comparison
 from sdkd_plugin.table.columns import as_text
 from sdkd_plugin.table.grids import EMPTY, Cell, Grid
 from sdkd_plugin.table.metric import ShownMetric
@@ -17,11 +18,12 @@ SEED = "SOLVER.SEED"
 NO_SLUG = re.compile(r"[^a-z0-9]+")
 
 
-def runs_section(comparison: Comparison, split: Sequence[str]) -> list[Section]:
+def runs_section(comparison: Comparison) -> list[Section]:
     """The list of runs, and the settings of their configs."""
+    named = {run.path: row for (row, _), cell in comparison.cells.items() for run in cell.runs}
     order = {name: place for place, name in enumerate(comparison.rows)}
     runs = sorted(
-        comparison.counted, key=lambda run: (order[row_name(run, split)], _pair(run), run.seed)
+        comparison.counted, key=lambda run: (order[named[run.path]], _pair(run), run.seed)
     )
     facts = [_facts(run) for run in runs]
     common_facts = _common([each for each in facts if each])
@@ -31,7 +33,7 @@ def runs_section(comparison: Comparison, split: Sequence[str]) -> list[Section]:
     differing = [key for key in _keys(facts) if key not in common_facts]
     rows = [
         [
-            *_line(run, comparison.metric, split),
+            *_line(run, comparison.metric, named),
             *(_fact_cell(own.get(key, "")) for key in differing),
             Cell(str(run.path)),
             Cell("settings"),
@@ -51,7 +53,7 @@ def runs_section(comparison: Comparison, split: Sequence[str]) -> list[Section]:
         anchors={grid.name: [run_anchor(run) for run in runs]},
         links={grid.name: [config_anchor(run) for run in runs]},
     )
-    return [listed, _configs(groups, common, split)]
+    return [listed, _configs(groups, common, named)]
 
 
 def run_anchor(run: Run) -> str:
@@ -67,13 +69,13 @@ def config_anchor(run: Run) -> str:
 
 
 def _configs(
-    groups: Mapping[str, list[Run]], common: dict[str, str], split: Sequence[str]
+    groups: Mapping[str, list[Run]], common: dict[str, str], named: Mapping[Path, str]
 ) -> Section:
     shared = Settings("config-common", "In every run", common)
     own = []
     for anchor, runs in groups.items():
         seeds = ", ".join(str(run.seed) for run in runs)
-        title = f"{_name(runs[0], split)}: {'seeds' if len(runs) > 1 else 'seed'} {seeds}"
+        title = f"{_name(runs[0], named)}: {'seeds' if len(runs) > 1 else 'seed'} {seeds}"
         settings = _settings(runs[0])
         values = {key: value for key, value in settings.items() if key not in common}
         own.append(Settings(anchor, title, values))
@@ -81,7 +83,7 @@ def _configs(
     return Section("configs", "Settings", notes, settings=[shared, *own])
 
 
-def _line(run: Run, metric: ShownMetric, split: Sequence[str]) -> list[Cell]:
+def _line(run: Run, metric: ShownMetric, named: Mapping[Path, str]) -> list[Cell]:
     score, best = Cell(metric.absent), EMPTY
     if run.result is None:
         score = Cell(f"unfinished, {run.progress}")
@@ -93,7 +95,7 @@ def _line(run: Run, metric: ShownMetric, split: Sequence[str]) -> list[Cell]:
     seconds = None if run.result is None else run.result.wall_seconds
     return [
         Cell(_pair(run)),
-        Cell(row_name(run, split)),
+        Cell(named[run.path]),
         Cell(str(run.seed), run.seed),
         score,
         best,
@@ -159,8 +161,8 @@ def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _name(run: Run, split: Sequence[str]) -> str:
-    return f"{row_name(run, split)}, {_pair(run)}"
+def _name(run: Run, named: Mapping[Path, str]) -> str:
+    return f"{named[run.path]}, {_pair(run)}"
 
 
 def _pair(run: Run) -> str:

@@ -45,7 +45,7 @@ def all_sections(report: Report) -> list[Section]:
         sections.append(Section("excluded", EXCLUDED, told))
     if reader.faults:
         sections.append(Section("faults", "Studies that cannot be read", reader.faults))
-    return [*sections, *runs_section(comparison, report.options.split)]
+    return [*sections, *runs_section(comparison)]
 
 
 def rows_at_first(report: Report, comparison: Comparison) -> set[str]:

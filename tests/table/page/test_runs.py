@@ -9,7 +9,7 @@ from sdkd_plugin.table.page.runs import runs_section
 
 
 def sections(folder, split=()):
-    return runs_section(report_of_runs(folder, split=split).comparison, split)
+    return runs_section(report_of_runs(folder, split=split).comparison)
 
 
 def settings(section):
