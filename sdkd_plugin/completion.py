@@ -6,8 +6,8 @@ from sdkd_plugin.arguments import make_parser
 from sdkd_plugin.errors import UserError
 
 PROGRAM = "sdkd"  # the installed command's name
-# the arguments that are files, and folders
-FILES = ("cfg", "ckpt", "file", "output", "script", "sheet", "imports")
+# the arguments that are files (overrides name some, and runs), and folders
+FILES = ("cfg", "ckpt", "file", "output", "script", "sheet", "imports", "opts")
 FOLDERS = ("folder", "folders", "run", "runs", "checkout")
 
 

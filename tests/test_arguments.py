@@ -46,7 +46,7 @@ def test_the_help_tells_the_exit_codes(capsys):
     assert "Exit codes: 0 done; 1 `verify` found a difference; 2 a mistake" in said
 
 
-def test_bash_completes_commands_and_options(tmp_path, capsys):
+def test_bash_completes_commands_options_and_files(tmp_path, monkeypatch, capsys):
     pytest.importorskip("shtab", reason="needs the extra completion")
     assert main(["completion", "bash"]) == 0
     script = tmp_path / "sdkd.bash"
@@ -60,6 +60,8 @@ def test_bash_completes_commands_and_options(tmp_path, capsys):
     assert complete("sdkd", "ta") == {"table"}
     assert complete("sdkd", "table", "--ver") == {"--versus"}
     assert complete("sdkd", "export", "--format", "o") == {"onnx"}
+    monkeypatch.chdir(tmp_path)
+    assert complete("sdkd", "eval", "sdkd.b") == {"sdkd.bash"}
 
 
 @pytest.mark.parametrize("shell", SHELLS)
