@@ -1,9 +1,10 @@
 """What the command line takes; it imports nothing heavy, so that --help answers at once."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sdkd_plugin import __version__
 from sdkd_plugin.printable import printable
@@ -27,7 +28,13 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every error of this package is told, and exits 2."""
+    """Says what is wrong in one line, as every error of this package is told, and exits 2.
+
+    It takes no abbreviations: one in a script would mean something else with the next option.
+    """
+
+    def __init__(self, **settings: Any):
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {printable(message)}; see: {self.prog} --help", file=sys.stderr)
@@ -45,8 +52,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if scattered and not any(word.startswith("--") for word in rest):
         options.opts = [*options.opts, *rest]
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        hint = _nearest(parser, options.command, rest)
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     return options
+
+
+def _nearest(parser: argparse.ArgumentParser, command: str, words: Sequence[str]) -> str:
+    """Asks for the option that the first unknown one may stand for; "" where none is near."""
+    unknown = next((word.partition("=")[0] for word in words if word.startswith("-")), "")
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    known = [name for own in commands.choices[command]._actions for name in own.option_strings]
+    near = [name for name in known if unknown and name.startswith(unknown)]
+    near += difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def make_parser(program: str = "sdkd_plugin") -> Parser:

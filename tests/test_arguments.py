@@ -86,3 +86,31 @@ def test_a_published_table_alone_is_json_with_its_numbers(capsys):
     assert main(["table", "--published", "poster", "--json"]) == 0
     gain = json.loads(capsys.readouterr().out)["records"][-1]
     assert gain["method"] == "Gain" and gain["resnet110/resnet32"] == pytest.approx(3.10)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train --cfg x --res", "--res (did you mean --resume?)"),
+        ("train --cfg x --resumee", "--resumee (did you mean --resume?)"),
+        (
+            "train --cfg x --trainteacher SOLVER.LR 1",
+            "--trainteacher (did you mean --train-teacher?)",
+        ),
+        ("sweep x --lockstep-s 2", "--lockstep-s 2 (did you mean --lockstep-size?)"),
+        ("sweep x --l", "--l (did you mean --lockstep?)"),
+        ("sweep x --jbos=2", "--jbos=2 (did you mean --jobs?)"),
+        ("table x --vers KD", "--vers KD (did you mean --versus?)"),
+        ("table x --qqqqqqqq", "unrecognized arguments: --qqqqqqqq; see: "),
+    ],
+)
+def test_no_option_is_taken_for_another_and_the_nearest_is_named(words, told, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and line.startswith("error: ") and told in line
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_no_command_takes_abbreviations(name):
+    assert not commands()[name].allow_abbrev
