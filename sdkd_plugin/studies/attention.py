@@ -149,6 +149,8 @@ def choose(
         if options.of_class not in classes:
             raise unknown("class", options.of_class, classes, "--class")
         left = torch.arange(len(test))[test.targets == classes.index(options.of_class)]
+        if not len(left):
+            raise UserError(f"no test image is of class {options.of_class!r}; name another --class")
     if options.disagree:
         said = [collect(w.network, w.batches(left), w.name).predicted for w in watched]
         left = left[(torch.stack(said) != said[0]).any(0)]
@@ -174,9 +176,10 @@ def attend(watched: Watched, positions: Tensor, predicted: bool) -> Attention:
 
 
 def _check(options: AttentionOptions) -> None:
-    most = len(options.index) or options.count
-    if not 1 <= most <= MOST:
-        raise UserError(f"--count is {most}; allowed: 1 to {MOST} images in a picture")
+    if len(options.index) > MOST:
+        raise UserError(f"--index names {len(options.index)} images; allowed: 1 to {MOST}")
+    if not 1 <= options.count <= MOST:
+        raise UserError(f"--count is {options.count}; allowed: 1 to {MOST} images in a picture")
     if options.images < 0 or options.images == 1:
         raise UserError(f"--images is {options.images}; allowed: 0 (all) or 2 and more")
     if options.index and (options.of_class is not None or options.disagree):

@@ -9,6 +9,7 @@ from support.tiny import contents, save_teacher, tiny_config
 
 from sdkd_plugin.__main__ import main
 from sdkd_plugin.engine.run import train
+from sdkd_plugin.errors import UserError
 from sdkd_plugin.studies.attention import AttentionOptions, choose, watch
 from sdkd_plugin.studies.attention_views import Attention, correlation_grid, correlations
 from sdkd_plugin.studies.networks import collect, open_run, spread
@@ -46,6 +47,10 @@ def test_images_by_index_class_and_disagreement(runs):
     assert len(found) == 3
     said = [collect(w.network, w.batches(found), w.name).predicted for w in watched]
     assert all(len(set(column.tolist())) > 1 for column in torch.stack(said, 1))
+
+    test.targets[test.targets == 3] = 4
+    with pytest.raises(UserError, match="no test image is of class '3'; name another --class"):
+        chosen(of_class="3")
 
 
 def test_positions_are_those_of_the_runs_images(runs):
@@ -96,6 +101,7 @@ def test_what_cannot_be_compared_is_one_line(runs, tmp_path, capsys):
         ([kd, "--index", "360"], "--index is 360; allowed: 0 to 359"),
         ([kd, "--class", "ten"], "unknown class 'ten' in --class"),
         ([kd, "--count", "0"], "--count is 0; allowed: 1 to 40"),
+        ([kd, *["--index", "0"] * 41], "--index names 41 images; allowed: 1 to 40"),
         ([kd, "--images", "1"], "--images is 1; allowed: 0 (all) or 2 and more"),
         ([kd, "--index", "1", "--disagree"], "leave --class and --disagree out"),
         ([tmp_path], "is no run folder"),
