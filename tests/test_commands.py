@@ -24,7 +24,7 @@ START = re.compile(
 SHORT = re.compile(rf"(?:{'|'.join(COMMANDS)}) .*--.*")  # of a command that the text has named
 OPTIONAL = re.compile(r"\[([^\]]*)\]")
 END = re.compile(r" (?:>|&&|#) ")  # of the command, in a line for a shell
-MADE = ("output/", "FILE", "configs/cifar100/<")  # not there, or not yet
+MADE = ("output/", "FILE", "configs/cifar100/<", "my_")  # not there, or not yet, or the reader's
 OWN_SCRIPTS = ("make_configs",)
 
 
