@@ -6,6 +6,7 @@ first asked) or by `--import` (loaded before the command begins).
 
 import importlib
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from sdkd_plugin.files import sha256
 
 GROUP = "sdkd_plugin.plugins"
 INSTALLED = {"site-packages", "dist-packages"}  # folders whose modules have a version
+STDLIB = sysconfig.get_path("stdlib")
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,9 @@ def _is_loose(name: str) -> bool:
     """
     file = Path(getattr(sys.modules[name], "__file__", None) or "")
     top = name.partition(".")[0]
-    named = top in sys.stdlib_module_names or top == __package__
+    program = top in ("__main__", "__mp_main__")  # whatever runs, not what it let in
+    named = program or top in sys.stdlib_module_names or top == __package__
+    named = named or file.is_relative_to(STDLIB)  # holds names that no list of Python's has
     # some modules that are made at run time have a name for a file that is none
     return not (named or INSTALLED & {*file.parts}) and file.is_absolute() and file.is_file()
 

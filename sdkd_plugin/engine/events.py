@@ -103,7 +103,8 @@ def open_events(folder: Path, step: int) -> RecordWriter:
     a full disk ends, and then waits for it for ever; EventsWriter then keeps the file open.
     """
     folder.mkdir(exist_ok=True)
-    name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.from{step}"
+    # to the microsecond: a run that goes on in the second of its start has a file of its own
+    name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.from{step}"
     events = RecordWriter(str(folder / name))
     events.write(event(file_version="brain.Event:2"))
     events.write(event(step=step, session_log=SessionLog(status=SessionLog.START)))
