@@ -8,6 +8,7 @@ from yacs.config import CfgNode
 
 from sdkd_plugin.allowed import AtLeast
 from sdkd_plugin.distillers.base import Distiller, at_least_float32, cross_entropy
+from sdkd_plugin.distillers.kd import check_logits
 from sdkd_plugin.registry import METHODS
 
 CONFIG = {
@@ -18,7 +19,12 @@ ALLOWED = {"CE_WEIGHT": AtLeast(0), "MSE_WEIGHT": AtLeast(0)}
 
 
 def logit_mse_loss(logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
-    """(z_S - z_T)^2 of logits [N, K], averaged over samples and classes; a scalar, at least 0."""
+    """(z_S - z_T)^2 of logits [N, K], averaged over samples and classes; a scalar, at least 0.
+
+    Raises:
+        UserError: the logits have different shapes.
+    """
+    check_logits(logits_student, logits_teacher, 1.0)
     difference = at_least_float32(logits_student) - at_least_float32(logits_teacher)
     return difference.square().mean()
 
