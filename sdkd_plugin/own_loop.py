@@ -219,16 +219,13 @@ def distill(
     _check_loop(entry)
     _check_teacher(name, entry.build.teacher_from, teacher)
     image, _ = first_pair(loader)
-    own = {f"{name}.{key}": value for key, value in (settings or {}).items()}
-    keys = {
-        "SOLVER.BATCH_SIZE": len(image),
-        "DISTILLER.TYPE": name,
-        "SOLVER.EPOCHS": epochs,
-        "SOLVER.SCHEDULE_EPOCHS": schedule_epochs,
-        "SOLVER.SEED": seed,
-        **own,
+    solver = {
+        "BATCH_SIZE": len(image),
+        "EPOCHS": epochs,
+        "SCHEDULE_EPOCHS": schedule_epochs,
+        "SEED": seed,
     }
-    cfg = scaled_config(load_config(None, override_words(keys)))
+    cfg = _loop_config(name, solver, settings or {})
 
     networks = [student] if teacher is None else [student, teacher]
     wrapped = [with_features(network, image.shape[2]) for network in networks]
@@ -236,6 +233,14 @@ def distill(
         built = entry.build(wrapped[0], wrapped[1] if teacher is not None else None, cfg)
     built.to(next(student.parameters()).device)
     return Distillation(built, cfg, loader, optimizer, networks)
+
+
+def _loop_config(name: str, solver: Mapping[str, int], settings: Mapping[str, Any]) -> CN:
+    """The scaled config of a method with these keys of SOLVER and of the method's node."""
+    keys: dict[str, Any] = {"DISTILLER.TYPE": name}
+    keys |= {f"SOLVER.{key}": value for key, value in solver.items()}
+    keys |= {f"{name}.{key}": value for key, value in settings.items()}
+    return scaled_config(load_config(None, override_words(keys)))
 
 
 def _check_loop(entry: Entry) -> None:

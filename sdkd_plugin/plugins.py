@@ -21,6 +21,7 @@ from sdkd_plugin.files import sha256
 GROUP = "sdkd_plugin.plugins"
 INSTALLED = {"site-packages", "dist-packages"}  # folders whose modules have a version
 STDLIB = sysconfig.get_path("stdlib")
+PROGRAM = ("__main__", "__mp_main__")  # whatever runs, which nobody let in
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,14 @@ def _is_loose(name: str) -> bool:
     """Whether a module is a file that no version names: neither Python's, nor this package's, nor
     installed.
     """
-    file = Path(getattr(sys.modules[name], "__file__", None) or "")
     top = name.partition(".")[0]
-    program = top in ("__main__", "__mp_main__")  # whatever runs, not what it let in
-    named = program or top in sys.stdlib_module_names or top == __package__
-    named = named or file.is_relative_to(STDLIB)  # holds names that no list of Python's has
+    if top in {__package__, *PROGRAM, *sys.stdlib_module_names}:
+        return False
+    file = Path(getattr(sys.modules[name], "__file__", None) or "")
+    if INSTALLED & {*file.parts} or file.is_relative_to(STDLIB):  # some names are in no list
+        return False
     # some modules that are made at run time have a name for a file that is none
-    return not (named or INSTALLED & {*file.parts}) and file.is_absolute() and file.is_file()
+    return file.is_absolute() and file.is_file()
 
 
 def _import_name(name: str) -> ModuleType:

@@ -49,12 +49,11 @@ def imagefolder(cfg: CN) -> Dataset:
 
     Classes are the folders' names, sorted; images are ordered by class, then path. Folders inside a
     class's belong to it, links to folders do not; names that start with a dot and files that end in
-    none of SUFFIXES are passed over. The evaluated images
-    are those of test/, or where it has no folders of the classes those of val/, for which
-    Tiny-ImageNet has a file instead. With DATASET.IMAGE_SIZE each image is shrunk to a square as it
-    is read; without, all must have one size, but for DATASET.TRANSFORM imagenet. `decode` says what
-    becomes of grey images and others. Mean and std are of the training files' pixels before they
-    are shrunk.
+    none of SUFFIXES are passed over. The evaluated images are those of test/, or where it has no
+    folders of the classes those of val/, for which Tiny-ImageNet has a file instead. With
+    DATASET.IMAGE_SIZE each image is shrunk to a square as it is read; without, all must have one
+    size, but for DATASET.TRANSFORM imagenet. `decode` says what becomes of grey images and others.
+    Mean and std are of the training files' pixels before they are shrunk.
 
     Raises:
         UserError: a folder is missing or has no images, train and test differ in classes, a file

@@ -11,7 +11,13 @@ def add_table(commands: argparse._SubParsersAction) -> None:
     table.add_argument(
         "folders", nargs="*", metavar="RUNS", help="folders that hold runs, searched recursively"
     )
+    _add_comparisons(table)
+    _add_rows(table)
+    _add_output(table)
 
+
+def _add_comparisons(table: argparse.ArgumentParser) -> None:
+    """What is shown of the runs, and what they are compared with."""
     table.add_argument(
         "--metric",
         metavar="NAME",
@@ -36,6 +42,10 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="order of the methods beside this published table's, with Spearman's correlation",
     )
+
+
+def _add_rows(table: argparse.ArgumentParser) -> None:
+    """Which rows there are beside a method's own."""
     table.add_argument(
         "--split",
         nargs="+",
@@ -49,7 +59,6 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         help="an ablation's table: a row for each of this sweep file's variants, with its "
         "difference to the first, or to the one that --versus names",
     )
-
     table.add_argument(
         "--upstream",
         nargs="+",
@@ -59,6 +68,9 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         "the teacher -",
     )
 
+
+def _add_output(table: argparse.ArgumentParser) -> None:
+    """What it becomes, and where."""
     table.add_argument(
         "--format",
         default="terminal",
