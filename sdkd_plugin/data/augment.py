@@ -109,6 +109,7 @@ class Normalize:
 
     def __call__(self, images: Tensor) -> Tensor:
         rows = images.flatten(2).float()  # [N, H, W * 3]
-        scaled = torch.addcmul(self.shift, rows, self.scale).view(images.shape)
+        # in place, since a large batch's memory is new to the process each time
+        scaled = torch.addcmul(self.shift, rows, self.scale, out=rows).view(images.shape)
         image = scaled.permute(0, 3, 1, 2)  # [N, 3, H, W]
         return image if self.channels_last else image.contiguous()

@@ -64,7 +64,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         return _shallow(np.asarray(image))
     if image.mode not in _MODES:
         raise ValueError(f"it has mode {image.mode}; allowed: {', '.join((*_MODES, *_DEEP))}")
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _shallow(deep: np.ndarray) -> np.ndarray:

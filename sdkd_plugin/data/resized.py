@@ -66,7 +66,9 @@ def train_view(pixels: np.ndarray, size: int, box: Box, flip: bool) -> np.ndarra
     """
     top, left, height, width = box
     view = _resize(pixels[top : top + height, left : left + width], size, size)
-    return view[:, ::-1] if flip else view
+    if flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(view)
 
 
 def evaluation_view(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -82,12 +84,12 @@ def evaluation_view(pixels: np.ndarray, size: int) -> np.ndarray:
         height, width = short, int(short * width / height)
     else:
         height, width = int(short * height / width), short
-    resized = _resize(pixels, height, width)
+    resized = np.asarray(_resize(pixels, height, width))
 
     top, left = round((height - size) / 2), round((width - size) / 2)
     return resized[top : top + size, left : left + size]
 
 
-def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize(pixels: np.ndarray, height: int, width: int) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return image.resize((width, height), Image.Resampling.BILINEAR)

@@ -1,7 +1,7 @@
 """What a network sees of a split's images, batch by batch: at their stored size or resized anew."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -17,6 +17,7 @@ from sdkd_plugin.data.strong import strengthen
 from sdkd_plugin.data.threads import in_order
 
 AHEAD = 2  # batches that threads may have made before they are asked for
+TOGETHER = 4  # images that a thread makes at a time
 
 
 class View(ABC):
@@ -109,7 +110,6 @@ class ResizedView(View):
     def train(
         self, indices: Iterable[Tensor], table: EpochTable, seed: int, epoch: int
     ) -> Iterator[Tensor]:
-        batches = [index.tolist() for index in indices]
         flips = table.flip.tolist()
 
         def make(sample: int) -> np.ndarray:
@@ -119,22 +119,33 @@ class ResizedView(View):
             box = crop_box(pixels.shape[0], pixels.shape[1], seed, epoch, sample)
             return train_view(pixels, self.size, box, self.flips and flips[sample])
 
-        longest = max(map(len, batches), default=0)
-        samples = (sample for batch in batches for sample in batch)
-        views = in_order(make, samples, self.workers, AHEAD * longest)
-        for batch in batches:
-            yield self._batch(list(islice(views, len(batch))))
+        return self._batches(make, [index.tolist() for index in indices])
 
     def evaluate(self, first: int, step: int, size: int) -> Iterator[Tensor]:
         numbers = range(len(self.split))[first::step]
-        views = in_order(
-            lambda number: evaluation_view(self.split.pixels(number), self.size),
-            numbers,
-            self.workers,
-            AHEAD * size,
+        batches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        return self._batches(
+            lambda number: evaluation_view(self.split.pixels(number), self.size), batches
         )
-        for start in range(0, len(numbers), size):
-            yield self._batch(list(islice(views, min(size, len(numbers) - start))))
 
-    def _batch(self, views: list[np.ndarray]) -> Tensor:
-        return self.normalize(torch.from_numpy(np.stack(views)).to(self.device))
+    def _batches(
+        self, make: Callable[[int], np.ndarray], batches: Sequence[Sequence[int]]
+    ) -> Iterator[Tensor]:
+        """Batches of [size, size, 3] views; a thread makes TOGETHER of them before it hands over,
+        since each hand-over has the threads wait for the interpreter's lock.
+        """
+        parts = [list(_parts(batch)) for batch in batches]
+        ahead = max(self.workers, AHEAD * max(map(len, parts), default=0))
+        made = in_order(
+            lambda part: np.stack([make(number) for number in part]),
+            (part for batch in parts for part in batch),
+            self.workers,
+            ahead,
+        )
+        for batch in parts:
+            views = np.concatenate(list(islice(made, len(batch))))  # [N, size, size, 3]
+            yield self.normalize(torch.from_numpy(views).to(self.device))
+
+
+def _parts(batch: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (batch[start : start + TOGETHER] for start in range(0, len(batch), TOGETHER))
