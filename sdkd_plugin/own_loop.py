@@ -14,7 +14,7 @@ from yacs.config import CfgNode as CN
 from sdkd_plugin.config import load_config, scaled_config
 from sdkd_plugin.distillers.base import Distiller, Phase, add_up
 from sdkd_plugin.engine.finite import FiniteWatch
-from sdkd_plugin.engine.given import Pair, as_pair, first_pair, with_features
+from sdkd_plugin.engine.given import Pair, as_pair, check_targets, first_pair, with_features
 from sdkd_plugin.engine.schedule import learning_rate
 from sdkd_plugin.errors import UserError
 from sdkd_plugin.models.library import LibraryModel
@@ -68,12 +68,14 @@ class Distillation:
         loader: Iterable[Pair],
         optimizer: MakeOptimizer | None,
         networks: list[nn.Module],
+        classes: int,
     ):
         self.method = method
         self.cfg = cfg
         self._loader = loader
         self._optimizer = optimizer
         self._networks = networks  # as the caller gave them
+        self._classes = classes  # of the student
         self._phases = [phase for phase in method.phases(cfg) if phase.epochs]
         self._begun = False
         self._check()
@@ -138,6 +140,7 @@ class Distillation:
         step = 0
         for batch in self._loader:
             image, target = as_pair(batch, device)
+            check_targets(target, self._classes)
             if method.needs_constant_batch and len(target) != self.cfg.SOLVER.BATCH_SIZE:
                 continue
             step += 1
@@ -218,7 +221,7 @@ def distill(
     name = entry.name
     _check_loop(entry)
     _check_teacher(name, entry.build.teacher_from, teacher)
-    image, _ = first_pair(loader)
+    image, target = first_pair(loader)
     solver = {
         "BATCH_SIZE": len(image),
         "EPOCHS": epochs,
@@ -228,11 +231,12 @@ def distill(
     cfg = _loop_config(name, solver, settings or {})
 
     networks = [student] if teacher is None else [student, teacher]
-    wrapped = [with_features(network, image.shape[2]) for network in networks]
+    wrapped, classes = zip(*(with_features(net, image.shape[2]) for net in networks), strict=True)
+    check_targets(target, classes[0])
     with torch_seeded(seed, "distiller", name):
         built = entry.build(wrapped[0], wrapped[1] if teacher is not None else None, cfg)
     built.to(next(student.parameters()).device)
-    return Distillation(built, cfg, loader, optimizer, networks)
+    return Distillation(built, cfg, loader, optimizer, networks, classes[0])
 
 
 def _loop_config(name: str, solver: Mapping[str, int], settings: Mapping[str, Any]) -> CN:

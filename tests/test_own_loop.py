@@ -246,6 +246,8 @@ BAD = [
     (dict(loader=[(torch.zeros(2, 3, 8, 8).byte(), torch.zeros(2))]), "images of torch.uint8"),
     (dict(loader=[(torch.zeros(2, 3, 8, 8), torch.zeros(2))]), "targets [2] of torch.float32"),
     (dict(loader=[(torch.zeros(2, 3, 8, 8), torch.eye(2).long())]), "targets [2, 2] of"),
+    (dict(loader=[(pairs(1)[0][0], torch.full((8,), 10))]), "from 10 to 10; allowed: 0 to 9, as"),
+    (dict(loader=[(pairs(1)[0][0], torch.full((8,), -1))]), "targets from -1 to -1; allowed: 0"),
     (dict(student=nn.Flatten()), "Flatten has no weights to learn or to teach by"),
     (dict(teacher=lambda image: image), "function has no weights"),
     (dict(student=Tupled()), "Tupled returns dict; allowed: logits"),
@@ -259,6 +261,15 @@ def test_what_cannot_be_is_told(changes, message):
     with pytest.raises(UserError) as told:
         distill(**{**usual, **changes})
     assert message in str(told.value)
+
+
+def test_a_later_batch_with_a_class_too_many_is_told_too():
+    image, target = pairs(1)[0]
+    made = distill(
+        zoo("resnet8"), zoo("resnet14"), [(image, target), (image, target + 9)], "KD", epochs=1
+    )
+    with pytest.raises(UserError, match="allowed: 0 to 9, as the student has 10 classes"):
+        list(made)
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_changes_a_weight():

@@ -14,9 +14,9 @@ from sdkd_plugin.models.probe import eval_mode
 Pair = tuple[Tensor, Tensor]
 
 
-def with_features(network: nn.Module, size: int) -> nn.Module:
-    """The network itself if it returns `(logits, feats)`; one that returns logits alone in a
-    wrapper that watches its maps, see `models.library`.
+def with_features(network: nn.Module, size: int) -> tuple[nn.Module, int]:
+    """The network itself if it returns `(logits, feats)`, one that returns logits alone in a
+    wrapper that watches its maps, see `models.library`; and its number of classes.
 
     Args:
         size: of the images that it will see, pixels.
@@ -39,7 +39,9 @@ def with_features(network: nn.Module, size: int) -> nn.Module:
             f"{kind} cannot run images [N, 3, {size}, {size}], which the loader gives: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
-    return adopt(network, kind, given, size)
+    adopted = adopt(network, kind, given, size)
+    logits = given[0] if isinstance(given, tuple) else given  # [2, K]
+    return adopted, logits.shape[1]
 
 
 def first_pair(loader: Iterable[Pair]) -> Pair:
@@ -71,6 +73,21 @@ def first_pair(loader: Iterable[Pair]) -> Pair:
             "torch.int64, the images' classes"
         )
     return image, target
+
+
+def check_targets(target: Tensor, classes: int) -> None:
+    """Raises UserError for a class, of targets [N] on the CPU, that a student has no logit for.
+
+    Those on another device are not looked at, which would wait for it.
+    """
+    if target.device.type != "cpu" or not len(target):
+        return
+    low, high = int(target.min()), int(target.max())
+    if low < 0 or high >= classes:
+        raise UserError(
+            f"loader gives targets from {low} to {high}; allowed: 0 to {classes - 1}, as the "
+            f"student has {classes} classes"
+        )
 
 
 def as_pair(batch: Any, device: torch.device | str) -> Pair:
