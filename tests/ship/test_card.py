@@ -14,7 +14,7 @@ from sdkd_plugin.engine.run import train
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Three seeds of KD, and one of another setting beside them; the first run's folder."""
+    """Three seeds of KD; the first run's folder."""
     folder = tmp_path_factory.mktemp("runs")
     teacher = save_teacher(folder / "teacher")
     taught = {"DISTILLER.TYPE": "KD", "DISTILLER.TEACHER_CKPT": teacher, "SOLVER.EPOCHS": 1}
@@ -35,6 +35,16 @@ def change(path, **last) -> None:
         values[head.index(f"test_{name}")] = repr(value)
     (path / "result.json").write_text(json.dumps(record))
     (path / "metrics.csv").write_text("\n".join([*rows[:-1], ",".join(values)]) + "\n")
+
+
+def edit(path, *keys, value) -> None:
+    """Gives a run's record another value at a path of keys."""
+    record = place = json.loads((path / "result.json").read_text())
+    for key in keys[:-1]:
+        place = place[key]
+    assert keys[-1] in place
+    place[keys[-1]] = value
+    (path / "result.json").write_text(json.dumps(record))
 
 
 def card(path, capsys) -> str:
@@ -58,6 +68,35 @@ def test_accuracy_and_calibration_are_means_over_the_seeds(runs, tmp_path, capsy
     said = card(copied / "seed1", capsys)
     assert "| Top-1 accuracy (%) | 62.00 | 1 | 62.00 |" in said
     assert "One seed: it tells nothing of the spread" in said
+
+
+@pytest.mark.parametrize("key", ["teacher", "data"])
+def test_a_seed_of_another_teacher_or_of_other_images_does_not_count(runs, tmp_path, capsys, key):
+    """Which folder a run lies in does not tell what its files held."""
+    copied = shutil.copytree(runs.parent, tmp_path / "copy")
+    identity = json.loads((copied / "seed2" / "identity.json").read_text())
+    identity[key] = "0" * 16
+    (copied / "seed2" / "identity.json").write_text(json.dumps(identity))
+    edit(copied / "seed2", "identity", key, value="0" * 16)
+    said = card(copied / "seed0", capsys)
+    assert "mean over 2 seeds" in said and "mean over 3 seeds" not in said
+
+
+def test_it_says_what_weakens_it(runs, tmp_path, capsys):
+    weak = ("held out of training", "trained together", "with uncommitted changes")
+    edits = (
+        (("evaluates",), "val"),
+        (("group_size",), 8),
+        (("environment", "uncommitted_changes"), True),
+    )
+    copied = shutil.copytree(runs.parent, tmp_path / "copy") / "seed0"
+    edit(copied, "environment", "uncommitted_changes", value=False)
+    sound = card(copied, capsys)
+    for keys, value in edits:
+        edit(copied, *keys, value=value)
+    said = card(copied, capsys)
+    assert all(words_ in said and words_ not in sound for words_ in weak)
+    assert "its share of 8 runs trained together" in said and "the held-out images" in said
 
 
 def test_it_says_what_whom_and_how(runs, capsys):
@@ -101,9 +140,7 @@ def test_it_is_written_where_it_is_wanted(runs, tmp_path, capsys):
 
 def test_names_from_anybody_steer_no_page(runs, tmp_path, capsys):
     copied = shutil.copytree(runs.parent, tmp_path / "copy") / "seed0"
-    record = json.loads((copied / "result.json").read_text())
-    record["environment"]["device"] = "<script>|\x1b[2J**x**"
-    (copied / "result.json").write_text(json.dumps(record))
+    edit(copied, "environment", "device", value="<script>|\x1b[2J**x**")
     said = card(copied, capsys)
     assert "\\<script>\\|\\\\x1b[2J\\*\\*x\\*\\*" in said and "\x1b" not in said
 
