@@ -34,7 +34,6 @@ TOLERANCE = 1e-4  # of the largest logit: another order of sums moves the last d
 BATCHES = (1, 64)  # images at a time that are timed
 SECONDS = 0.9  # that each timing takes, at least,
 TURNS = 3  # in so many pieces
-WARM_UP = 5  # passes before it
 
 
 @dataclass(frozen=True)
@@ -203,14 +202,12 @@ def latencies(runs: Sequence[Run], side: int) -> list[list[float]]:
     SECONDS hold.
 
     They take turns, so that what else the machine does meets all of them, and their first passes,
-    in which a format may still compile, do not count.
+    in which a format may still compile, do not count: torch's timer makes a dozen before it counts.
     """
     took: list[list[float]] = [[] for _ in runs]
     for n in BATCHES:
         image = torch.rand(n, 3, side, side)
         timers = [_timer(run, image) for run in runs]
-        for timer in timers:
-            timer.timeit(WARM_UP)
         turns = [
             [timer.blocked_autorange(min_run_time=SECONDS / TURNS) for timer in timers]
             for _ in range(TURNS)

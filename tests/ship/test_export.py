@@ -134,7 +134,7 @@ def test_latencies_are_an_images_and_leave_the_first_passes_out(monkeypatch):
         time.sleep(0.02)
 
     def compiles(image):
-        time.sleep(0.2 if next(calls) < 2 else 0.002)
+        time.sleep(0.2 if next(calls) < 5 else 0.002)
 
     one, many = module.BATCHES
     (slow_one, slow_many), (first_one, first_many) = module.latencies([slow, compiles], 8)

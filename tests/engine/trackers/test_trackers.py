@@ -190,12 +190,13 @@ def test_a_tracker_that_hangs_is_not_waited_for(when, told, tmp_path, monkeypatc
 
 
 def test_a_tracker_that_does_not_keep_up_is_left_out(told, tmp_path, monkeypatch):
-    begun = Event()
+    begun, ends = Event(), Event()
 
     class Slow(Told):
         def __init__(self, about, run_id):
             begun.set()
-            time.sleep(600)
+            ends.wait(600)
+            raise OSError("the tool gave up")
 
     monkeypatch.setitem(KINDS, "wandb", Slow)
     monkeypatch.setattr(module, "WAITING", 2)
@@ -206,6 +207,12 @@ def test_a_tracker_that_does_not_keep_up_is_left_out(told, tmp_path, monkeypatch
     with pytest.warns(UserWarning, match="it is 2 steps behind"):
         tracker.tell(lambda tool: None)
     assert tracker.failed
+
+    with warnings.catch_warnings(record=True) as said:  # it was told once
+        warnings.simplefilter("always")
+        ends.set()
+        tracker.close(60)
+    assert not said
 
 
 def test_runs_in_lockstep_are_runs_of_the_tool_each(told, tmp_path):
