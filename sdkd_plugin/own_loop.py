@@ -139,8 +139,7 @@ class Distillation:
         watch = FiniteWatch(device, epoch, REMEDY)
         step = 0
         for batch in self._loader:
-            image, target = as_pair(batch, device)
-            check_targets(target, self._classes)
+            image, target = as_pair(batch, device, self._classes)
             if method.needs_constant_batch and len(target) != self.cfg.SOLVER.BATCH_SIZE:
                 continue
             step += 1
@@ -230,13 +229,15 @@ def distill(
     }
     cfg = _loop_config(name, solver, settings or {})
 
-    networks = [student] if teacher is None else [student, teacher]
-    wrapped, classes = zip(*(with_features(net, image.shape[2]) for net in networks), strict=True)
-    check_targets(target, classes[0])
+    size = image.shape[2]
+    learner, classes = with_features(student, size)
+    check_targets(target, classes)
+    guide = None if teacher is None else with_features(teacher, size)[0]
     with torch_seeded(seed, "distiller", name):
-        built = entry.build(wrapped[0], wrapped[1] if teacher is not None else None, cfg)
+        built = entry.build(learner, guide, cfg)
     built.to(next(student.parameters()).device)
-    return Distillation(built, cfg, loader, optimizer, networks, classes[0])
+    networks = [student] if teacher is None else [student, teacher]
+    return Distillation(built, cfg, loader, optimizer, networks, classes)
 
 
 def _loop_config(name: str, solver: Mapping[str, int], settings: Mapping[str, Any]) -> CN:

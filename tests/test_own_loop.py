@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from cases import CASES
-from support.loop import calibrate
+from support.loop import zoo
 from support.tiny import assert_bits_equal, save_teacher, state_copy, tiny_config
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -22,8 +22,6 @@ from sdkd_plugin.engine.build import build_distiller, build_teacher
 from sdkd_plugin.engine.device import make_accelerator
 from sdkd_plugin.engine.trainer import Trainer
 from sdkd_plugin.errors import UserError
-from sdkd_plugin.models import build_model
-from sdkd_plugin.randomness import torch_seeded
 from sdkd_plugin.registry import METHODS
 
 REFUSED = {
@@ -43,13 +41,6 @@ def pairs(batches: int = 2, n: int = 8, size: int = 16) -> list[tuple[torch.Tens
         )
         for _ in range(batches)
     ]
-
-
-def zoo(name: str, seed: int = 0) -> nn.Module:
-    with torch_seeded(seed, "test", name):
-        network = build_model(name, 10)
-        calibrate(network)
-    return network
 
 
 class Plain(nn.Module):

@@ -7,21 +7,12 @@ from io import StringIO
 from pathlib import Path
 
 import torch
-from support.loop import calibrate
+from support.loop import zoo
 from support.tiny import state_copy
 
 import sdkd_plugin
-from sdkd_plugin.models import build_model
-from sdkd_plugin.randomness import torch_seeded
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-
-
-def network(name: str) -> torch.nn.Module:
-    with torch_seeded(0, "test", name):
-        built = build_model(name, 10)
-        calibrate(built)
-    return built
 
 
 def test_the_readmes_loop_trains():
@@ -30,8 +21,8 @@ def test_the_readmes_loop_trains():
     image = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     target = torch.arange(8)
     given = {
-        "student": network("resnet8"),
-        "teacher": network("resnet14"),
+        "student": zoo("resnet8"),
+        "teacher": zoo("resnet14"),
         "loader": [(image, target)],
     }
     before = state_copy(given["student"])

@@ -108,7 +108,7 @@ class Normalize:
         self.channels_last = channels_last
 
     def __call__(self, images: Tensor) -> Tensor:
-        rows = images.flatten(2).float()  # [N, H, W * 3]
+        rows = images.flatten(2).to(torch.float32, copy=True)  # [N, H, W * 3]
         # in place, since a large batch's memory is new to the process each time
         scaled = torch.addcmul(self.shift, rows, self.scale, out=rows).view(images.shape)
         image = scaled.permute(0, 3, 1, 2)  # [N, 3, H, W]

@@ -76,9 +76,10 @@ def first_pair(loader: Iterable[Pair]) -> Pair:
 
 
 def check_targets(target: Tensor, classes: int) -> None:
-    """Raises UserError for a class, of targets [N] on the CPU, that a student has no logit for.
+    """Raises UserError for a class, of targets [N], that a student has no logit for.
 
-    Those on another device are not looked at, which would wait for it.
+    Targets that a loader gives on another device than the CPU are not looked at: it would have to
+    be waited for, and says so itself.
     """
     if target.device.type != "cpu" or not len(target):
         return
@@ -90,8 +91,14 @@ def check_targets(target: Tensor, classes: int) -> None:
         )
 
 
-def as_pair(batch: Any, device: torch.device | str) -> Pair:
-    """A batch on a device. Raises UserError for what is no pair of tensors."""
+def as_pair(batch: Any, device: torch.device | str, classes: int | None = None) -> Pair:
+    """A batch on a device.
+
+    Args:
+        classes: of the student; None: not known yet.
+    Raises:
+        UserError: it is no pair of tensors, or has a class that the student does not know.
+    """
     if (
         not isinstance(batch, tuple | list)
         or len(batch) != 2
@@ -102,4 +109,6 @@ def as_pair(batch: Any, device: torch.device | str) -> Pair:
             "target [N])"
         )
     image, target = batch
+    if classes is not None:
+        check_targets(target, classes)
     return image.to(device), target.to(device)

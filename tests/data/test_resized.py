@@ -1,6 +1,7 @@
 """DATASET.TRANSFORM imagenet: torchvision's crops and resizing, with our own draws."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional as reference
 
+from sdkd_plugin.data import views
 from sdkd_plugin.data.batches import Batch, EvalBatches, TrainBatches
 from sdkd_plugin.data.dataset import Dataset
 from sdkd_plugin.data.images import Images
@@ -120,6 +122,25 @@ def test_an_image_is_the_same_whatever_the_number_of_workers(
         EvalBatches(mixed, cfg, "cpu"), EvalBatches(mixed, alone, "cpu"), strict=True
     ):
         assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_two_batches_are_made_ahead_at_most(
+    mixed: Dataset, make_config: Callable, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    read: list[int] = []
+    pixels = Images.pixels
+
+    def counted(self: Images, number: int) -> np.ndarray:
+        read.append(number)
+        return pixels(self, number)
+
+    monkeypatch.setattr(Images, "pixels", counted)
+    own = ("SOLVER.BATCH_SIZE", views.TOGETHER, "DATASET.NUM_WORKERS", workers)
+    next(TrainBatches(mixed, make_config(*IMAGENET, *own), "cpu").epoch(1))
+    time.sleep(0.3)  # in which all 20 could be made
+    ahead = max(views.AHEAD, workers)  # each thread has a batch to make
+    assert views.TOGETHER <= len(read) <= (1 + ahead) * views.TOGETHER < 20
 
 
 def test_views_depend_on_seed_epoch_and_sample_alone(mixed: Dataset, make_config: Callable) -> None:

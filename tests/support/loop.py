@@ -40,6 +40,14 @@ def build(
         )
 
 
+def zoo(name: str, seed: int = 0) -> nn.Module:
+    """A model of the zoo with random weights, whose running statistics fit its activations."""
+    with torch_seeded(seed, "test", name):
+        network = build_model(name, NUM_CLASSES)
+        calibrate(network)
+    return network
+
+
 @torch.no_grad()
 def calibrate(net: nn.Module) -> None:
     """Sets running statistics as training would: without them the activations of deep random
