@@ -9,7 +9,7 @@ from sdkd_plugin.runs.read import Run
 from sdkd_plugin.sweep.file import read_sweep_file
 from sdkd_plugin.sweep.jobs import kinds
 from sdkd_plugin.table.ablation import Variant
-from sdkd_plugin.table.cells import kind_of
+from sdkd_plugin.table.rows import kind_of
 
 
 def read_variants(path: Path) -> Iterator[Variant]:

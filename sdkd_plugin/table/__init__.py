@@ -31,7 +31,7 @@ class _CallablePackage(ModuleType):
             metric: of the runs' records, such as top1, top5, loss or ece.
             versus: a method that is tested against every other, paired by seed.
             published, ranks: a published table: poster, motivation, repdistiller or newer.
-            split: method settings whose values get rows of their own.
+            split: method settings whose values get rows of their own, KEY or KEY=VALUE each.
             upstream: runs of mdistiller's trainer, each as PATH:METHOD:TEACHER/STUDENT:SEED.
         Raises:
             UserError: pandas is not installed, or anything wrong with the runs or the options.

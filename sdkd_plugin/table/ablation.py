@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sdkd_plugin.runs.read import Run
-from sdkd_plugin.table.cells import Comparison, kind_of
+from sdkd_plugin.table.cells import Comparison
 from sdkd_plugin.table.grids import EMPTY, Cell, Grid, mark_notes
 from sdkd_plugin.table.means import column_cells, protocol_notes
 from sdkd_plugin.table.published import TEACHER
+from sdkd_plugin.table.rows import kind_of
 from sdkd_plugin.table.versus import TEST_HEAD, Versus, paired_cells, versus_notes
 
 HEAD = ["pair", "variant"]  # then the metric, and TEST_HEAD

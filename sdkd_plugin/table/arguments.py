@@ -50,8 +50,9 @@ def _add_rows(table: argparse.ArgumentParser) -> None:
         "--split",
         nargs="+",
         default=[],
-        metavar="KEY",
-        help="a row for each value of a method's setting, such as SDKD.FUSION",
+        metavar="KEY[=VALUE]",
+        help="a row for each value of a method's setting, such as SDKD.FUSION; with =VALUE runs of "
+        "that value keep the method's own row, with its published number and rank",
     )
     table.add_argument(
         "--variants",

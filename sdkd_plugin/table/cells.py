@@ -5,19 +5,19 @@ method is an error unless asked to have a row of its own.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from statistics import fmean
 from typing import Any
 
-from sdkd_plugin.errors import UserError, unknown
+from sdkd_plugin.errors import UserError
 from sdkd_plugin.runs.find import Rejected
-from sdkd_plugin.runs.read import VANILLA, Run
+from sdkd_plugin.runs.read import Run
 from sdkd_plugin.runs.record import HEADLINE
 from sdkd_plugin.table.columns import Column, as_text, place_runs
 from sdkd_plugin.table.metric import ShownMetric, find_metric
-from sdkd_plugin.table.published import STUDENT, load_published, method_order
+from sdkd_plugin.table.published import STUDENT
+from sdkd_plugin.table.rows import kind_of, read_split, row_name, row_order
 from sdkd_plugin.table.statistics import Summary, summarize
 
 Cells = dict[tuple[str, int], "TableCell"]  # by row, and position of the column
@@ -149,21 +149,19 @@ def compare_runs(
     """Sorts runs into cells.
 
     Args:
-        split: method settings, such as SDKD.FUSION, each value of which gets a row of its own.
+        split: method settings, such as SDKD.FUSION, each value of which gets a row of its own;
+            with =VALUE runs of that value keep the method's own row.
         metric: which of the metrics in the runs' records.
         labels: the row's name of some kinds of runs, by `kind_of` them, in the rows' order.
     Raises:
-        UserError: no usable run; two settings of a method in one cell; a `split` key or a metric
-            that no run has.
+        UserError: no usable run; two settings of a method in one cell; a `split` key, value
+            or metric that no run has.
     """
     if not runs:
         faults = "; ".join(f"{bad.path}: {bad.reason}" for bad in rejected[:FAULTS])
         more = f"; and {len(rejected) - FAULTS} more" if len(rejected) > FAULTS else ""
         raise UserError(f"no run can be used; {faults}{more}")
-    settings = {key for run in runs for key in run.recipe}
-    for key in split:
-        if key not in settings:
-            raise unknown("method setting", key, settings, "--split")
+    rows_of = read_split(split, runs)
     shown = find_metric(runs, metric)
 
     kept, duplicates = _without_duplicates(runs, shown)
@@ -172,7 +170,7 @@ def compare_runs(
     labels = labels or {}
     for run, indices in placement.placed:
         row = labels.get(kind_of(run)) if labels else None
-        row = row or row_name(run, split)
+        row = row or row_name(run, rows_of)
         for index in indices:
             empty = TableCell(placement.columns[index], row, shown)
             cells.setdefault((row, index), empty).add(run)
@@ -183,7 +181,7 @@ def compare_runs(
     return Comparison(
         metric=shown,
         columns=placement.columns,
-        rows=sorted({row for row, _ in cells}, key=_row_order(list(labels.values()))),
+        rows=sorted({row for row, _ in cells}, key=row_order(list(labels.values()))),
         cells=cells,
         shared=placement.shared,
         differing=placement.differing,
@@ -191,32 +189,6 @@ def compare_runs(
         duplicates=duplicates,
         teachers=placement.teachers,
     )
-
-
-def kind_of(run: Run) -> str:
-    """Equal for runs of one method, pair and setting, whatever their protocol and seed."""
-    return as_text([run.method, run.teacher, run.student, run.recipe])
-
-
-def row_name(run: Run, split: Sequence[str] = ()) -> str:
-    """How the table calls a run's method: as papers write it, with the settings that are asked to
-    tell rows apart.
-    """
-    if run.method == VANILLA:
-        return STUDENT
-    name = _spelled().get(run.method.lower(), run.method)
-    if run.recipe.get(f"{run.method}.LOGIT_STANDARD"):
-        name += "+LSKD"  # a method of its own in the published tables, too
-    if run.dot:
-        name += "+DOT"
-    shown = [f"{key.split('.', 1)[1]}={run.recipe[key]}" for key in split if key in run.recipe]
-    return f"{name} ({', '.join(shown)})" if shown else name
-
-
-@cache
-def _spelled() -> dict[str, str]:
-    """Method names as papers write them, by their small letters."""
-    return {name.lower(): name for name in method_order(load_published())}
 
 
 def _without_duplicates(
@@ -269,16 +241,3 @@ def _rank(cells: Cells) -> None:
             cell.gain = mean - means[STUDENT, index]
             same = cell.scores("last").keys() == cells[STUDENT, index].scores("last").keys()
             cell.other_seeds = not (same and cell.column.seeded)
-
-
-def _row_order(labels: Sequence[str]) -> Callable[[str], tuple[int, str]]:
-    known = method_order(load_published())
-
-    def order(row: str) -> tuple[int, str]:
-        if row in labels:  # below the methods
-            return (len(known) * 2 + labels.index(row), row)
-        name = row.split(" (")[0]
-        # a method that no table prints stands before SDKD, the last
-        return (known.index(name) * 2 if name in known else len(known) * 2 - 3, row)
-
-    return order

@@ -44,7 +44,7 @@ class TableOptions:
         best_epoch: show the best epoch beside the last.
         published: which published table; None: with runs any that has the number, the poster first.
         ranks: the published table whose order of methods ours is compared with.
-        split: method settings whose values get rows of their own.
+        split: method settings whose values get rows of their own, KEY or KEY=VALUE each.
         variants: of a sweep file, whose runs get rows of these names; the table is an ablation's
             then, and `versus` is the first of them unless it is given.
         title: over a picture; "": what it shows.

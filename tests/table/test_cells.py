@@ -59,6 +59,22 @@ def test_split_gives_each_setting_a_row():
         compare_runs(runs, [], ["KD.TUA"])
 
 
+def test_split_at_a_value_leaves_the_methods_own_row_to_it():
+    runs = [bare_run(top1=70.0), bare_run(top1=71.0, KD__TAU=2.0), bare_run("SDKD")]
+    comparison = compare_runs(runs, [], ["KD.TAU=4.0"])
+    assert comparison.rows == ["KD", "KD (TAU=2.0)", "SDKD"]
+    assert comparison.cells["KD", 0].summary("last").mean == 70.0
+    with pytest.raises(UserError, match="value of KD.TAU '4' in --split: .*known: 2.0, 4.0"):
+        compare_runs(runs, [], ["KD.TAU=4"])
+
+
+def test_split_shows_the_settings_that_depart():
+    settings = {"alone": {}, "tau": {"KD__TAU": 2.0}, "both": {"KD__TAU": 2.0, "KD__P": 1}}
+    runs = [bare_run(path=path, **{"KD__P": 0, **each}) for path, each in settings.items()]
+    comparison = compare_runs(runs, [], ["KD.TAU=4.0", "KD.P=0"])
+    assert comparison.rows == ["KD", "KD (TAU=2.0)", "KD (TAU=2.0, P=1)"]
+
+
 def test_equal_runs_count_once_the_finished_one_first():
     runs = [
         bare_run(path="a", finished=False),
