@@ -185,19 +185,24 @@ def test_a_loop_that_is_left_early_leaves_the_networks_alone():
     assert not any(module._forward_hooks for module in student.modules())
 
 
-def test_the_rate_falls_as_the_protocol_says_and_each_phase_has_its_own():
+@pytest.mark.parametrize(
+    ("method", "settings", "shares"),
+    [("KD", {}, [1]), ("DML", {"PEER_LR_FACTOR": 0.25}, [1, 0.25])],
+)
+def test_the_rate_falls_as_the_protocol_says_for_each_group_by_its_share(method, settings, shares):
     rates = []
 
     class Seen(SGD):
         def step(self, *given):
-            rates.append(self.param_groups[0]["lr"])
+            rates.append([group["lr"] for group in self.param_groups])
             return super().step(*given)
 
-    student, teacher = zoo("resnet8"), zoo("resnet14", 1)
-    list(distill(student, teacher, pairs(1), "KD", epochs=8, optimizer=partial(Seen, lr=0.08)))
+    networks = zoo("resnet8"), zoo("resnet14", 1)
+    seen = partial(Seen, lr=0.08)
+    list(distill(*networks, pairs(1), method, epochs=8, settings=settings, optimizer=seen))
     # 5, 6 and 7 eighths of the epochs
     expected = [0.08] * 5 + [0.008, 0.0008, 0.00008]
-    assert rates == pytest.approx(expected)
+    assert rates == [pytest.approx([rate * share for share in shares]) for rate in expected]
 
 
 def test_what_a_loader_draws_and_the_global_stream_stay_as_they_were():
