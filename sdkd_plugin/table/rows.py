@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from sdkd_plugin.errors import unknown
+from sdkd_plugin.errors import UserError, unknown
 from sdkd_plugin.runs.read import VANILLA, Run
 from sdkd_plugin.table.columns import as_text
 from sdkd_plugin.table.published import STUDENT, load_published, method_order
@@ -23,7 +23,7 @@ def read_split(words: Sequence[str], runs: Sequence[Run]) -> Split:
     Args:
         words: KEY or KEY=VALUE each, such as SDKD.FUSION=residual; see `row_name`.
     Raises:
-        UserError: a setting, or a value of one, that no run has.
+        UserError: a setting, or a value of one, that no run has; a setting given twice.
     """
     settings = {key for run in runs for key in run.recipe}
     split: Split = {}
@@ -31,6 +31,8 @@ def read_split(words: Sequence[str], runs: Sequence[Run]) -> Split:
         key, given, value = word.partition("=")
         if key not in settings:
             raise unknown("method setting", key, settings, "--split")
+        if key in split:
+            raise UserError(f"--split has {key} twice; leave all but one of them out")
         values = {str(run.recipe[key]) for run in runs if key in run.recipe}
         if given and value not in values:
             raise unknown(f"value of {key}", value, values, "--split")

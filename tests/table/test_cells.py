@@ -66,6 +66,8 @@ def test_split_at_a_value_leaves_the_methods_own_row_to_it():
     assert comparison.cells["KD", 0].summary("last").mean == 70.0
     with pytest.raises(UserError, match="value of KD.TAU '4' in --split: .*known: 2.0, 4.0"):
         compare_runs(runs, [], ["KD.TAU=4"])
+    with pytest.raises(UserError, match="--split has KD.TAU twice"):
+        compare_runs(runs, [], ["KD.TAU=4.0", "KD.TAU=2.0"])
 
 
 def test_split_shows_the_settings_that_depart():
