@@ -136,9 +136,8 @@ def run_all(
                 return
             renewed = time.monotonic()
             remaining.look()
-            if shown:
-                bar.set_postfix_str(str(remaining))
-            else:
+            bar.set_postfix_str(str(remaining), refresh=shown)
+            if not shown:
                 tqdm.write(f"{bar.n} of {bar.total} runs have ended, {remaining}")
 
         bar.set_postfix_str(str(remaining))

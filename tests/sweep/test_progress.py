@@ -53,11 +53,13 @@ def test_where_no_terminal_shows_a_bar_a_line_says_how_far_it_is(monkeypatch, ca
         yield job, None
 
     assert run_all([[job]], outcomes, remaining) == []
-    said = capsys.readouterr().out.splitlines()
-    assert [line for line in said if line.startswith("0 of 1 runs have ended")] == [
+    said = capsys.readouterr()
+    assert [line for line in said.out.splitlines() if line.startswith("0 of 1 runs have ended")] == [
         "0 of 1 runs have ended, 20 % trained, about 40 min left",
         "0 of 1 runs have ended, 50 % trained, about 20 min left",
     ]
+    # the bar, which each line repaints below itself, says the same
+    assert "50 % trained, about 20 min left]" in said.err
 
 
 def test_the_time_left_is_said_with_each_run_that_ends(capsys):
