@@ -5,7 +5,7 @@ from itertools import combinations
 
 from sdkd_plugin.errors import unknown
 from sdkd_plugin.table.cells import Comparison, TableCell
-from sdkd_plugin.table.grids import Cell, Grid
+from sdkd_plugin.table.grids import EMPTY, Cell, Grid
 from sdkd_plugin.table.metric import ShownMetric
 from sdkd_plugin.table.statistics import (
     CONFIDENCE,
@@ -26,11 +26,14 @@ WHY_UNPAIRED = {
 
 @dataclass(frozen=True)
 class PairedTest:
-    """`paired` is ours minus `cell`'s; `holm_p` is corrected for all tests of the table."""
+    """`paired` is ours minus `cell`'s; `holm_p` is corrected for all tests of the table, None where
+    n = 1: p is 1 then whatever the numbers are, and the others need not pay for it (Tarone, A
+    Modified Bonferroni Method for Discrete Data, Biometrics, 1990).
+    """
 
     cell: TableCell
     paired: Paired
-    holm_p: float
+    holm_p: float | None
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,10 @@ def run_versus(comparison: Comparison, name: str) -> Versus:
             else:
                 compared.append((other, paired))
 
-    corrected = holm([paired.p for _, paired in compared])
+    corrected = iter(holm([paired.p for _, paired in compared if paired.n > 1]))
     tests = [
-        PairedTest(cell, paired, p) for (cell, paired), p in zip(compared, corrected, strict=True)
+        PairedTest(cell, paired, next(corrected) if paired.n > 1 else None)
+        for cell, paired in compared
     ]
     return Versus(ours, comparison.metric, tests, unpaired)
 
@@ -135,11 +139,13 @@ def versus_notes(versus: Versus) -> list[str]:
         f"{cell.column.label}: {versus.ours} and {cell.row} {WHY_UNPAIRED[cell.column.seeded]}"
         for cell in versus.unpaired
     ]
+    paired = [test.paired for test in versus.tests]
+    counted = sum(each.n > 1 for each in paired)
+    single = " but those of one seed" if counted < len(paired) else ""
     notes.append(
         "interval: Student's t over paired differences; p: two-sided sign flips, exact where all "
-        f"are counted; Holm: over all tests here, {len(versus.tests)} in number"
+        f"are counted; Holm: over all tests here{single}, {counted} in number"
     )
-    paired = [test.paired for test in versus.tests]
     if versus.sampled:
         notes.append(
             f"beyond {EXACT} pairs p is sampled: {DRAWN:,} sign patterns drawn with seed "
@@ -164,5 +170,6 @@ def paired_cells(test: PairedTest, metric: ShownMetric) -> list[Cell]:
         Cell(str(paired.n), paired.n),
         Cell(metric.signed(paired.mean), paired.mean),
         Cell(interval, paired.low),
-        *(Cell(f"{p:.4f}", p) for p in (paired.p, paired.smallest_p, test.holm_p)),
+        *(Cell(f"{p:.4f}", p) for p in (paired.p, paired.smallest_p)),
+        EMPTY if test.holm_p is None else Cell(f"{test.holm_p:.4f}", test.holm_p),
     ]

@@ -54,7 +54,9 @@ def test_where_no_terminal_shows_a_bar_a_line_says_how_far_it_is(monkeypatch, ca
 
     assert run_all([[job]], outcomes, remaining) == []
     said = capsys.readouterr()
-    assert [line for line in said.out.splitlines() if line.startswith("0 of 1 runs have ended")] == [
+    assert [
+        line for line in said.out.splitlines() if line.startswith("0 of 1 runs have ended")
+    ] == [
         "0 of 1 runs have ended, 20 % trained, about 40 min left",
         "0 of 1 runs have ended, 50 % trained, about 20 min left",
     ]

@@ -17,8 +17,22 @@ def test_paired_test_by_hand(mixed_runs):
     assert float(student["versus_low"]) == pytest.approx(2 - half)
     assert float(student["versus_high"]) == pytest.approx(2 + half)
     assert (student["versus_p"], student["versus_smallest_p"]) == ("0.25", "0.25")
-    assert student["versus_p_holm"] == "0.5"  # two tests: 0.25 * 2; the other has p = 1
-    assert rows["SDKD"]["versus_p_holm"] == "1.0"
+    assert student["versus_p_holm"] == "0.25"  # the only test: SDKD has one seed, and so p = 1
+    assert (rows["SDKD"]["versus_p"], rows["SDKD"]["versus_p_holm"]) == ("1.0", "")
+    assert "Holm: over all tests here but those of one seed, 1 in number" in table(
+        mixed_runs, versus="kd"
+    )
+
+
+def test_holm_counts_every_test_of_two_seeds_and_more(make_run, tmp_path):
+    for seed, gain in enumerate((1.0, 2.0, 3.0)):
+        make_run("KD", seed, [70.0])
+        make_run("SDKD", seed, [70.0 + gain])
+        make_run("DKD", seed, [70.0 - gain])
+    make_run("CRD", 0, [71.0])
+    lines = csv.DictReader(io.StringIO(table(tmp_path, "csv", versus="kd")))
+    corrected = {row["method"]: row["versus_p_holm"] for row in lines}
+    assert corrected == {"KD": "", "SDKD": "0.5", "DKD": "0.5", "CRD": ""}  # 2 * 0.25
 
 
 def test_versus_of_an_unknown_method(mixed_runs):
