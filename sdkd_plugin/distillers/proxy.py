@@ -28,12 +28,13 @@ class FFB(nn.Module):
     concat:   BN(conv1x1([p_k, t]));
     residual: p_k + BN0(conv3x3(relu(BN(conv1x1([p_k, t]))))), where BN0 starts at zero, so that f_k
               starts as p_k;
+    teacher:  t, a control: P's own map is dropped;
     then relu, unless p_k is signed.
 
     Args:
         channels: of p_k and f_k.
         teacher_channels: of t_k.
-        kind: gate | concat | residual.
+        kind: gate | concat | residual | teacher.
         signed: whether p_k, and so f_k, has both signs.
     """
 
@@ -47,7 +48,7 @@ class FFB(nn.Module):
             self.fuse = conv_norm(channels, channels, 3)
         elif kind == "concat":
             self.fuse = conv_norm(2 * channels, channels, 1)
-        else:
+        elif kind == "residual":
             narrow = conv_norm(2 * channels, channels, 1)
             self.fuse = nn.Sequential(*narrow, nn.ReLU(), *conv_norm(channels, channels, 3))
             nn.init.zeros_(last_norm(self.fuse).weight)
@@ -57,7 +58,9 @@ class FFB(nn.Module):
         p = proxy_map
         t = resize(self.project(teacher_map), p.shape[-2:])  # [N, C, H, W]
         both = torch.cat([p, t], 1)  # [N, 2C, H, W]
-        if self.kind == "gate":
+        if self.kind == "teacher":
+            f = t
+        elif self.kind == "gate":
             gates = torch.sigmoid(self.gates(both))  # [N, 2, H, W]
             f = self.fuse(p * gates[:, :1] + t * gates[:, 1:])  # [N, C, H, W]
         elif self.kind == "concat":

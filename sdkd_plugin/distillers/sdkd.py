@@ -42,7 +42,7 @@ CONFIG = {
     "TAU": 4.0,  # temperature of every KL term
     "PROXY_TAU": 0.0,  # temperature of the KL terms that z_P takes part in; 0: TAU
     "STAGES": [],  # student stages that are fused, 1-based after the stem; empty: all
-    "FUSION": "residual",  # gate | concat | residual
+    "FUSION": "residual",  # gate | concat | residual | teacher (a control, of one stage)
     "SYNC": "ema",  # when P copies S's weights: step | epoch | init | ema | checkpoint
     "SYNC_CKPT": "",  # SYNC checkpoint only: file {"model": state_dict} of a trained student
     "EMA_DECAY": 0.99,  # SYNC ema only: share of the old average kept in each step
@@ -60,7 +60,7 @@ ALLOWED = {
     "TAU": Above(0),
     "PROXY_TAU": AtLeast(0),
     "STAGES": Numbers("different whole numbers from 1", AtLeast(1), whole=True, different=True),
-    "FUSION": OneOf(("gate", "concat", "residual")),
+    "FUSION": OneOf(("gate", "concat", "residual", "teacher")),
     "SYNC": OneOf(("step", "epoch", "init", "ema", "checkpoint")),
     "SYNC_CKPT": Anything(),
     "EMA_DECAY": Between(0, 1.0),
@@ -92,13 +92,19 @@ def feature_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().sum(1).mean()
 
 
-def check_sync(cfg: CN) -> None:
-    """Raises UserError unless there is a file exactly where SYNC wants one."""
+def check_settings(cfg: CN) -> None:
+    """Raises UserError unless there is a file exactly where SYNC wants one, and one stage where
+    FUSION wants one."""
     sync = cfg.SDKD.SYNC
     path = cfg.SDKD.SYNC_CKPT
     if bool(path) != (sync == "checkpoint"):
         raise UserError(
             f"SDKD.SYNC_CKPT is {path!r} with SDKD.SYNC {sync!r}; only checkpoint has a file"
+        )
+    if cfg.SDKD.FUSION == "teacher" and len(cfg.SDKD.STAGES) != 1:
+        raise UserError(
+            f"SDKD.STAGES is {cfg.SDKD.STAGES} with SDKD.FUSION 'teacher'; it wants one stage, "
+            "since it drops P's own map, and with it what blocks before the last fused stage do"
         )
 
 
@@ -132,7 +138,7 @@ def trained_student(student: nn.Module, path: str) -> nn.Module:
     "SDKD",
     config=CONFIG,
     allowed=ALLOWED,
-    rule=check_sync,
+    rule=check_settings,
     epoch_keys=("WARMUP", "HANDOVER"),
     file_keys=("SYNC_CKPT",),
     # another image's features are those of the one before in the batch

@@ -198,8 +198,27 @@ def test_residual_fusion_starts_as_the_student_itself():
     assert distiller.terms["kd_proxy"] > 0  # and learns from there
 
 
+def test_teacher_fusion_hands_the_teachers_map_to_the_students_head():
+    distiller = build(FUSION="teacher", STAGES="[3]", SYNC="step").double()
+    assert distiller.get_extra_parameters() == 64 * 64 + 2 * 64
+    image = batch(dtype=torch.float64)["image"]
+    seen = []
+    distiller.proxy.register_forward_hook(lambda module, args, out: seen.append(out))
+    distiller(**batch(dtype=torch.float64))
+
+    ffb = distiller.proxy.model.layer3.fusion
+    t = distiller.teacher(image)[1]["feats"][3]
+    f = slow_norm(
+        torch.einsum("nchw,dc->ndhw", t, ffb.project[0].weight[:, :, 0, 0]), ffb.project[1]
+    ).clamp(min=0)
+    torch.testing.assert_close(seen[0][1][3], f, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        seen[0][0], distiller.student.fc(f.mean((2, 3))), rtol=1e-10, atol=1e-12
+    )
+
+
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "teacher"])
 def test_the_fused_map_has_the_shape_and_range_of_the_proxys(kind, signed):
     with torch_seeded(0, "ffb"):
         ffb, p = FFB(6, 10, kind, signed), torch.randn(4, 6, 8, 8)

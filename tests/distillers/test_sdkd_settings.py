@@ -53,7 +53,12 @@ def test_a_stage_that_the_student_lacks_is_refused_with_the_allowed_range():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("FUSION", "gates", r"SDKD.FUSION: did you mean 'gate'\? known: concat, gate, residual"),
+        ("FUSION", "gates", r"SDKD.FUSION: did you mean 'gate'\? known: concat, gate, residual,"),
+        (
+            "FUSION",
+            "teacher",
+            r"SDKD.STAGES is \[\] with SDKD.FUSION 'teacher'; it wants one stage",
+        ),
         ("SYNC", "never", r"'never' in SDKD.SYNC: .*known: checkpoint, ema, epoch, init, step"),
         ("PROXY_BN", "eval", r"SDKD.PROXY_BN: .*known: batch, student"),
         ("TEACHER_FEATURES", "none", r"SDKD.TEACHER_FEATURES: .*known: own, shuffled, zeros"),
