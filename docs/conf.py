@@ -4,6 +4,9 @@ link leads to the same page here and on a Git host.
 
 import inspect
 import re
+import shlex
+import subprocess
+import sys
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
@@ -37,7 +40,10 @@ html_show_copyright = False
 templates_path = ["templates"]
 html_additional_pages = {"index": "start.html"}  # where a site is entered; leads to root_doc
 
-PACKAGE = Path(__file__).resolve().parents[1] / project
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / project
+# the command by which a page of results/ says what it prints below its line
+TABLE = re.compile(r"python tools/table\.py results(?:[^`\n\\]|\\\n)+--format md(?:[^`\n\\]|\\\n)*")
 CODE = re.compile(r"(`[^`]*`)")
 MARK = re.compile(r"([*|\\]|_\b)")  # what reStructuredText would read more into
 
@@ -50,6 +56,26 @@ def add_reference(app: Sphinx, docname: str, source: list[str]) -> None:
             "\n## Reference\n\n```{eval-rst}\n"
             f".. automodule:: {project}.distillers.{name}\n   :members:\n```\n"
         )
+
+
+def add_report(app: Sphinx, docname: str, source: list[str]) -> None:
+    """A page of results leads to the report that `write_reports` puts beside it."""
+    if docname.startswith("results/") and TABLE.search(source[0]):
+        link = '<a href="report.html">learning curves, ranks and pairs of methods</a>'
+        source[0] = source[0].replace("\n---\n", f"\nWith {link} on one page.\n\n---\n", 1)
+
+
+def write_reports(app: Sphinx, exception: Exception | None) -> None:
+    """The html report of each page of results, by the page's own command."""
+    if exception or app.builder.format != "html":
+        return
+    for page in sorted(ROOT.glob("results/**/README.md")):
+        command = TABLE.search(page.read_text())
+        if command:
+            words = shlex.split(command[0].replace("\\\n", ""))[1:]
+            words[words.index("md")] = "html"
+            output = Path(app.outdir) / page.relative_to(ROOT).with_name("report.html")
+            subprocess.run([sys.executable, *words, "--output", output], cwd=ROOT, check=True)
 
 
 def keep_plain(
@@ -79,4 +105,6 @@ def keep_plain(
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", add_reference)
+    app.connect("source-read", add_report)
+    app.connect("build-finished", write_reports)
     app.connect("autodoc-process-docstring", keep_plain, priority=400)  # napoleon's is 500

@@ -56,6 +56,17 @@ def test_the_page_for_notebooks_documents_every_public_name(site):
     assert {f"sdkd_plugin.{name}" for name in names} <= defined(site / "docs/api/notebook.html")
 
 
+@pytest.mark.parametrize("name", ["results", "results/laptop", "results/proxy"])
+def test_a_page_of_results_leads_to_its_report_with_learning_curves(site, name):
+    assert 'href="report.html"' in (site / name / "README.html").read_text()
+    methods = set(
+        re.findall(r"^\| ([A-Za-z]\w*)[^|]* \| +\*{0,2}\d", (ROOT / name / "README.md").read_text(), re.M)
+    )
+    report = site / name / "report.html"
+    assert "Learning curves" in shown(report) and "<svg" in report.read_text()
+    assert methods and all(method in shown(report) for method in methods)
+
+
 def test_the_start_page_has_the_first_command_and_is_where_one_enters(site):
     first, *_ = COMMAND.findall((ROOT / "README.md").read_text())
     assert first in shown(site / "docs" / "index.html")
