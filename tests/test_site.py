@@ -59,9 +59,8 @@ def test_the_page_for_notebooks_documents_every_public_name(site):
 @pytest.mark.parametrize("name", ["results", "results/laptop", "results/proxy"])
 def test_a_page_of_results_leads_to_its_report_with_learning_curves(site, name):
     assert 'href="report.html"' in (site / name / "README.html").read_text()
-    methods = set(
-        re.findall(r"^\| ([A-Za-z]\w*)[^|]* \| +\*{0,2}\d", (ROOT / name / "README.md").read_text(), re.M)
-    )
+    page = (ROOT / name / "README.md").read_text()
+    methods = set(re.findall(r"^\| ([A-Za-z]\w*)[^|]* \| +\*{0,2}\d", page, re.MULTILINE))
     report = site / name / "report.html"
     assert "Learning curves" in shown(report) and "<svg" in report.read_text()
     assert methods and all(method in shown(report) for method in methods)
