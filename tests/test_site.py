@@ -64,6 +64,8 @@ def test_a_page_of_results_leads_to_its_report_with_learning_curves(site, name):
     report = site / name / "report.html"
     assert "Learning curves" in shown(report) and "<svg" in report.read_text()
     assert methods and all(method in shown(report) for method in methods)
+    mean = re.search(r"\d\d\.\d\d( ± \d\.\d\d)? \(\d\)", page)  # with its number of seeds
+    assert mean and mean[0] in shown(report)
 
 
 def test_the_start_page_has_the_first_command_and_is_where_one_enters(site):

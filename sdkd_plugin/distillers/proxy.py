@@ -57,10 +57,10 @@ class FFB(nn.Module):
         """Maps [N, C, H, W] and [N, C_t, H_t, W_t] to [N, C, H, W]."""
         p = proxy_map
         t = resize(self.project(teacher_map), p.shape[-2:])  # [N, C, H, W]
-        both = torch.cat([p, t], 1)  # [N, 2C, H, W]
         if self.kind == "teacher":
-            f = t
-        elif self.kind == "gate":
+            return t if self.signed else F.relu(t)
+        both = torch.cat([p, t], 1)  # [N, 2C, H, W]
+        if self.kind == "gate":
             gates = torch.sigmoid(self.gates(both))  # [N, 2, H, W]
             f = self.fuse(p * gates[:, :1] + t * gates[:, 1:])  # [N, C, H, W]
         elif self.kind == "concat":

@@ -94,7 +94,8 @@ def feature_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def check_settings(cfg: CN) -> None:
     """Raises UserError unless there is a file exactly where SYNC wants one, and one stage where
-    FUSION wants one."""
+    FUSION wants one.
+    """
     sync = cfg.SDKD.SYNC
     path = cfg.SDKD.SYNC_CKPT
     if bool(path) != (sync == "checkpoint"):
